@@ -1,0 +1,124 @@
+"""Following a run by its events: the event log is the one source of what a run did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterEventType, EventLogEntry
+from dagster._core.events import DagsterEvent
+
+from dagster_project.cli.progress import DomainProgress
+from dagster_project.identity import RAW_SUFFIX
+
+_ENDED = {
+    DagsterEventType.RUN_SUCCESS: "succeeded",
+    DagsterEventType.RUN_FAILURE: "failed",
+    DagsterEventType.RUN_CANCELED: "canceled",
+}
+
+
+def _numbers(metadata: Any) -> dict[str, Any]:
+    return {key: getattr(value, "value", value) for key, value in metadata.items()}
+
+
+class Follower:
+    """Reads a run's new events and notes them in its progress."""
+
+    def __init__(self, instance: dg.DagsterInstance, progress: DomainProgress) -> None:
+        self._instance = instance
+        self._progress = progress
+        self._cursor: str | None = None
+
+    def read(self) -> None:
+        """Take in what happened since the last call."""
+        while True:
+            page = self._instance.get_records_for_run(
+                self._progress.run_id, cursor=self._cursor, limit=1000
+            )
+            self._cursor = page.cursor
+            for record in page.records:
+                self._take(record.event_log_entry)
+            if not page.has_more:
+                return
+
+    def _take(self, entry: EventLogEntry) -> None:
+        progress = self._progress
+        event = entry.dagster_event
+        if event is None:
+            if "rows so far" in entry.user_message:
+                progress.news = entry.user_message
+            return
+        kind = event.event_type
+        if kind is DagsterEventType.RUN_START:
+            progress.state, progress.started = "running", entry.timestamp
+        elif kind in _ENDED:
+            progress.state, progress.ended = _ENDED[kind], entry.timestamp
+            progress.steps.clear()
+        elif kind is DagsterEventType.STEP_START and event.step_key:
+            progress.steps[event.step_key] = time.time()
+        elif kind in (
+            DagsterEventType.STEP_SUCCESS,
+            DagsterEventType.STEP_FAILURE,
+            DagsterEventType.STEP_SKIPPED,
+        ):
+            progress.steps.pop(event.step_key or "", None)
+            progress.done += 1
+            progress.news = ""
+        if kind is DagsterEventType.STEP_FAILURE:
+            self._take_failure(event)
+        elif kind is DagsterEventType.ASSET_MATERIALIZATION:
+            self._take_materialization(event)
+        elif kind is DagsterEventType.ASSET_CHECK_EVALUATION:
+            self._take_check(event)
+
+    def _take_failure(self, event: DagsterEvent) -> None:
+        error = event.step_failure_data.error
+        while error and error.cause:
+            error = error.cause
+        message = (error.message if error else "failed").strip()
+        for prefix in ("dagster_project.failures.", "dagster._core.errors."):
+            message = message.removeprefix(prefix)
+        self._progress.errors.append(f"{event.step_key}: {message}")
+
+    def _take_materialization(self, event: DagsterEvent) -> None:
+        materialization = event.step_materialization_data.materialization
+        path = materialization.asset_key.path
+        name = "/".join(path)
+        found = _numbers(materialization.metadata)
+        if path[0] == "lake":
+            self._progress.streams[name] = int(found.get("dagster/row_count", 0))
+        elif path[0].endswith(RAW_SUFFIX):
+            self._progress.received[name] = int(found.get("received", 0))
+            self._progress.loaded[name] = int(found.get("new", 0)) + int(found.get("changed", 0))
+        elif found.get("up to date"):
+            self._progress.up_to_date.add(name)
+        else:
+            self._progress.built.add(name)
+
+    def _take_check(self, event: DagsterEvent) -> None:
+        check = event.asset_check_evaluation_data
+        name = f"{check.asset_key.to_user_string()} {check.check_name}"
+        if check.passed:
+            self._progress.passed += 1
+        elif check.severity is dg.AssetCheckSeverity.WARN:
+            self._progress.warned.append(name)
+        else:
+            self._progress.failed.append(name)
+            self._progress.errors.append(f"the check {check.check_name} of "
+                f"{check.asset_key.to_user_string()} failed: {check.description or _why(check)}")
+
+
+def _why(check: Any) -> str:
+    found = _numbers(check.metadata)
+    said = [f"{key} {found[key]}" for key in ("observed value", "unexpected rows") if key in found]
+    return ", ".join(said) or "see the UI"
+
+
+def in_order(depends: dict[str, Iterable[str]]) -> list[str]:
+    """The domains, those that others depend on first."""
+    from graphlib import TopologicalSorter
+
+    return list(TopologicalSorter({name: list(needs) for name, needs in depends.items()}).static_order())

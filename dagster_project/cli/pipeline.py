@@ -1,0 +1,48 @@
+"""A domain's whole pipeline: everything once, and of its feeds the days that are waiting."""
+
+from __future__ import annotations
+
+from dagster_project.identity import raw_table
+from dagster_project.ingestion.landing import days_waiting, read_feeds
+from dagster_project.lake.store import Lake
+from dagster_project.locations.location import domain_definitions, job_name
+from dagster_project.orchestration.runs import RunRequest, execute
+from dagster_project.reference import delivery
+from dagster_project.reference.data import data_folder
+from dagster_project.settings import get_settings, warehouse_url
+from dagster_project.warehouse.ledger import read_partitions
+
+
+def prepare_pipeline(domain: str) -> tuple[str, str] | None:
+    """Deliver the reference data's daily files, and say which days wait to be loaded.
+
+    Talks to the lake and the warehouse, so it is called in a process of its own.
+    """
+    settings = get_settings()
+    if domain == delivery.FEED.domain:
+        delivery.deliver(Lake(settings.lake).store, data_folder(settings.home))
+    return waiting_range(domain)
+
+
+def waiting_range(domain: str) -> tuple[str, str] | None:
+    """The first and the last day of which a file waits to be loaded; None if none does."""
+    lake = Lake(get_settings().lake)
+    days: set[str] = set()
+    for feed in read_feeds(domain):
+        loaded = read_partitions(warehouse_url(), raw_table(domain, feed.name))
+        days |= days_waiting(domain, feed, lake, loaded).keys()
+    return (min(days), max(days)) if days else None
+
+
+def run_pipeline(domain: str, run_id: str, partitions: tuple[str, str] | None) -> bool:
+    """Run the domain's job once; whether it succeeded. Partitioned assets only if days wait."""
+    assets = None
+    if partitions is None and read_feeds(domain):
+        graph = domain_definitions(domain).resolve_asset_graph()
+        assets = [
+            key.path
+            for key in graph.materializable_asset_keys
+            if graph.get(key).partitions_def is None
+        ]
+    request = RunRequest(domain, job_name(domain), assets, partitions)
+    return execute(request, run_id)

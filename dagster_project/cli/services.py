@@ -1,0 +1,100 @@
+"""What a command needs around it: the embedded PostgreSQL, Dagster's home, the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from dagster_project.failures import MeshError
+from dagster_project.settings import Settings, get_settings
+from dagster_project.warehouse.embedded import (
+    DAGSTER,
+    MESH,
+    READER,
+    WAREHOUSE,
+    EmbeddedPostgres,
+    Endpoint,
+)
+
+_DAGSTER_YAML = """\
+# Written by `mesh`; changes are overwritten.
+storage:
+  postgres:
+    postgres_url:
+      env: MESH_DAGSTER_URL
+telemetry:
+  enabled: false
+run_monitoring:
+  enabled: true
+  free_slots_after_run_end_seconds: 60
+run_retries:
+  enabled: true
+  max_retries: 0
+"""
+
+#: Telemetry of the libraries off; Dagster's events written in batches, which halves what the
+#: bookkeeping of a year of partitions costs.
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DATAHUB_TELEMETRY_ENABLED": "false",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "DAGSTER_EVENT_BATCH_SIZE": "500",
+}
+
+
+def prepare_home(settings: Settings) -> None:
+    """Make the folder that all local state lies in, with Dagster's own."""
+    try:
+        settings.dagster_home.mkdir(parents=True, exist_ok=True)
+        _write_if_other(settings.dagster_home / "dagster.yaml", _DAGSTER_YAML)
+    except OSError as error:
+        raise MeshError(
+            f"{settings.home} cannot be written: {error.strerror}. Free some disk space, or set "
+            "MESH_HOME to a folder that you may write"
+        ) from None
+
+
+def _write_if_other(path: Path, content: str) -> None:
+    if not path.exists() or path.read_text() != content:
+        beside = path.with_suffix(".new")
+        beside.write_text(content)
+        beside.replace(path)
+
+
+@contextmanager
+def services(settings: Settings) -> Iterator[None]:
+    """While it lasts, this process and its children know a warehouse and Dagster's storage."""
+    prepare_home(settings)
+    with ExitStack() as stack:
+        found: dict[str, str] = {}
+        if settings.warehouse_url is None or settings.dagster_url is None:
+            endpoint = stack.enter_context(EmbeddedPostgres(settings.home).lease())
+            found = _urls(settings, endpoint)
+        os.environ.update(
+            {"DAGSTER_HOME": str(settings.dagster_home.absolute()), **_QUIET, **found}
+        )
+        get_settings.cache_clear()
+        yield
+
+
+def _urls(settings: Settings, endpoint: Endpoint) -> dict[str, str]:
+    found = {}
+    if settings.warehouse_url is None:
+        found["MESH_WAREHOUSE_URL"] = endpoint.url(MESH, WAREHOUSE)
+    if settings.dagster_url is None:
+        found["MESH_DAGSTER_URL"] = endpoint.url(DAGSTER, DAGSTER)
+    return found
+
+
+@contextmanager
+def query_url(settings: Settings) -> Iterator[str]:
+    """The warehouse for questions: as a role that may only read, where it is the embedded one."""
+    if settings.warehouse_url is not None:
+        yield settings.warehouse_url.get_secret_value()
+        return
+    prepare_home(settings)
+    with EmbeddedPostgres(settings.home).lease() as endpoint:
+        yield endpoint.url(READER, WAREHOUSE)

@@ -1,0 +1,124 @@
+"""`mesh ui` and `mesh exec`: other programs with the platform around them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from dagster_project.cli.services import services
+from dagster_project.failures import BusyError, MeshError
+from dagster_project.settings import PROJECT, WORKSPACE, Settings, get_settings, warehouse_url
+
+HOST = "127.0.0.1"
+#: Seconds that the processes get to end by themselves before they are killed.
+GRACE = 12.0
+
+
+def serve(settings: Settings, port: int) -> int:
+    """Serve the UI until a signal comes; the exit code."""
+    _refuse_taken(port)
+    from dagster_project.cli.run import install
+    from dagster_project.cli.services import prepare_home
+    from dagster_project.domain import domain_names
+
+    prepare_home(settings)
+    install(settings, domain_names(), print)
+    with services(settings):
+        command = [
+            *(_program("dagster"), "dev", "--workspace", str(WORKSPACE)),
+            *("--host", HOST, "--port", str(port), "--log-level", "warning"),
+        ]
+        print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)  # noqa: T201
+        return _run_group(command)
+
+
+def run_inside(settings: Settings, command: Sequence[str]) -> int:
+    """Run a command in the platform's environment; its exit code."""
+    from dagster_project.transformation.project import dbt_environment
+
+    with services(settings):
+        get_settings.cache_clear()
+        os.environ.update(dbt_environment(warehouse_url()))
+        return _run_group([_program(command[0]), *command[1:]])
+
+
+def _program(name: str) -> str:
+    """The program of this Python environment, if it has one of this name."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise BusyError(
+                f"port {port} of {HOST} is taken: end what listens there, or choose another one "
+                "with `mesh ui --port`"
+            ) from None
+
+
+def _run_group(command: Sequence[str]) -> int:
+    """Run a program as a process group of its own, and end every process of it at the end."""
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    try:
+        process = subprocess.Popen(  # noqa: S603 - what the user asked for
+            command, cwd=PROJECT, env=environment, start_new_session=True
+        )
+    except FileNotFoundError:
+        raise MeshError(f"{command[0]}: no such program") from None
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        _signal(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+    before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        code = process.wait()
+    finally:
+        _end_group(process.pid)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _signal(group: int, number: int) -> bool:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+        return True
+    return False
+
+
+def _end_group(group: int) -> None:
+    """End what is left of the group, the session's other groups included."""
+    for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 2.0)):
+        members = _session(group)
+        if not members:
+            return
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        limit = time.monotonic() + grace
+        while _session(group) and time.monotonic() < limit:
+            time.sleep(0.1)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of the session that the program leads, and those that descend from them."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found

@@ -1,0 +1,120 @@
+"""The component of an Airbyte connection: source streams, their objects in the lake, raw tables."""
+
+# No `from __future__ import annotations`: Dagster reads the annotation of `context`.
+
+from typing import Any, Self
+
+import dagster as dg
+from dagster_airbyte import build_airbyte_assets_definitions
+
+from dagster_project.components.folder import domain_of
+from dagster_project.components.loading import load_metadata, table_metadata
+from dagster_project.ingestion.declaration import Connection, StreamDeclaration, identity
+from dagster_project.ingestion.streams import load_stream, table_columns
+from dagster_project.ingestion.workspace import (
+    EmbeddedWorkspace,
+    StreamTranslator,
+    connection_id,
+)
+from dagster_project.lake.store import Lake
+from dagster_project.settings import get_settings, warehouse_url
+
+#: One instance, so that the locations of several domains can be merged into one.
+AIRBYTE = EmbeddedWorkspace()
+
+
+class AirbyteConnection(dg.Component):
+    """An Airbyte connection of a domain: a sync into the lake, and a raw table a stream.
+
+    The assets of the sync come from dagster-airbyte's factory. Attributes: see
+    `dagster_project.ingestion.declaration.Connection`.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @classmethod
+    def get_model_cls(cls) -> type[Connection]:
+        return Connection
+
+    @classmethod
+    def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:
+        return cls(attributes)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        domain = domain_of(context.path)
+        identifier = connection_id(domain, self.connection)
+        syncs = build_airbyte_assets_definitions(
+            workspace=EmbeddedWorkspace(workspace_id=domain),
+            dagster_airbyte_translator=StreamTranslator(),
+            connection_selector_fn=lambda connection: connection.id == identifier,
+        )
+        streams = self.connection.streams
+        return dg.Definitions(
+            assets=[
+                *syncs,
+                *(_source(domain, self.connection, stream) for stream in streams),
+                *(_raw(domain, self.connection, stream) for stream in streams),
+            ],
+            resources={"airbyte": AIRBYTE},
+            schedules=self._schedules(domain),
+        )
+
+    def _schedules(self, domain: str) -> list[dg.ScheduleDefinition]:
+        """The connection's schedule, where its declaration says it exists."""
+        schedule = self.connection.schedule
+        if schedule is None or get_settings().env not in schedule.environments:
+            return []
+        keys = [
+            dg.AssetKey(list(identity(domain, self.connection, stream).asset_key))
+            for stream in self.connection.streams
+        ]
+        return [
+            dg.ScheduleDefinition(
+                name=f"sync_{domain}_{self.connection.name}",
+                target=dg.AssetSelection.assets(*keys).downstream(),
+                cron_schedule=schedule.cron,
+                execution_timezone=schedule.timezone,
+                default_status=dg.DefaultScheduleStatus.RUNNING,
+            )
+        ]
+
+
+def _source(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.AssetSpec:
+    name = identity(domain, connection, stream)
+    return dg.AssetSpec(
+        key=dg.AssetKey(list(name.source_key)),
+        description=f"{stream.description}\n\nIn its source system: {connection.source}.",
+        kinds={"source"},
+    )
+
+
+def _raw(
+    domain: str, connection: Connection, stream: StreamDeclaration
+) -> dg.AssetsDefinition:
+    name = identity(domain, connection, stream)
+    described = stream.json_schema["properties"]
+    descriptions = {column: schema.get("description") for column, schema in described.items()}
+
+    @dg.asset(
+        key=dg.AssetKey(list(name.table.asset_key)),
+        deps=[dg.AssetKey(list(name.asset_key))],
+        description=f"{stream.description}\n\nAs the source gave it, loaded from the lake.",
+        kinds={"postgres", "table"},
+        metadata=table_metadata(name.table, table_columns(stream), descriptions),
+    )
+    def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        done = load_stream(
+            domain,
+            connection,
+            stream,
+            lake=Lake(get_settings().lake),
+            warehouse_url=warehouse_url(),
+            run_id=context.run_id,
+            progress=lambda rows: context.log.debug(f"{rows:,} rows"),
+        )
+        return dg.MaterializeResult(
+            metadata=load_metadata(name.table, done), data_version=dg.DataVersion(done.version)
+        )
+
+    return raw

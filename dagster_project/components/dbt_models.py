@@ -1,0 +1,248 @@
+"""The component of a domain's dbt models: built where stale, by the day where partitioned."""
+
+# No `from __future__ import annotations`: Dagster reads the annotation of `context`.
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+import orjson
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
+from pydantic import Field
+
+from dagster_project.components.folder import domain_of
+from dagster_project.components.landing_feed import feed_partitions
+from dagster_project.declarations import Declared
+from dagster_project.identity import DBT_PROJECT, Table, raw_table
+from dagster_project.ingestion.landing import FeedDeclaration, read_feed
+from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
+from dagster_project.transformation.project import (
+    dbt_environment,
+    dbt_executable,
+    read_manifest,
+)
+from dagster_project.transformation.versions import (
+    count_rows,
+    decide,
+    decide_days,
+    models,
+    node_table,
+    read_built,
+    record_built,
+)
+
+
+class DailyModels(Declared):
+    """Incremental models that are built by the day."""
+
+    feed: str = Field(description="The feed whose days they are partitioned by.")
+    models: list[str] = Field(min_length=1)
+
+
+class DbtModelsDeclaration(Declared):
+    """What a domain says of its dbt models, which lie in dbt_project/models/<domain>/."""
+
+    daily: DailyModels | None = None
+
+
+class TableTranslator(DagsterDbtTranslator):
+    """Names a dbt node's asset by its table."""
+
+    def __init__(self) -> None:
+        super().__init__(DagsterDbtTranslatorSettings(enable_code_references=True))
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        return dg.AssetKey(list(node_table(dbt_resource_props).asset_key))
+
+    def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        return str(dbt_resource_props.get("description") or "")
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> None:
+        # From domain.yaml, for all that a domain has.
+        return None
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> None:
+        return None
+
+    def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {
+            **super().get_metadata(dbt_resource_props),
+            "dagster/table_name": str(node_table(dbt_resource_props)),
+        }
+
+
+class DbtModels(dg.Component):
+    """A domain's dbt models as assets, with their tests as asset checks."""
+
+    def __init__(self, declaration: DbtModelsDeclaration) -> None:
+        self.declaration = declaration
+
+    @classmethod
+    def get_model_cls(cls) -> type[DbtModelsDeclaration]:
+        return DbtModelsDeclaration
+
+    @classmethod
+    def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:
+        return cls(attributes or DbtModelsDeclaration())
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        domain = domain_of(context.path)
+        manifest = read_manifest()
+        folder = f"fqn:{DBT_PROJECT}.{domain}"
+        daily = self.declaration.daily
+        assets = [_whole(domain, manifest, folder, daily.models if daily else [])]
+        if daily:
+            assets.extend(
+                _daily(domain, manifest, name, read_feed(domain, daily.feed))
+                for name in daily.models
+            )
+        return dg.Definitions(assets=assets, resources={"dbt": DBT})
+
+
+#: One instance, so that the locations of several domains can be merged into one.
+DBT = DbtCliResource(
+    project_dir=str(DBT_PROJECT_DIR),
+    profiles_dir=str(DBT_PROJECT_DIR),
+    dbt_executable=str(dbt_executable()),
+)
+
+
+def _project() -> DbtProject:
+    """Where the models' source code is, for the links in the UI."""
+    return DbtProject(project_dir=DBT_PROJECT_DIR, target_path=get_settings().dbt_target)
+
+
+def _whole(
+    domain: str, manifest: Mapping[str, Any], folder: str, daily: list[str]
+) -> dg.AssetsDefinition:
+    """All of the domain's models but the daily ones."""
+
+    @dbt_assets(
+        manifest=manifest,
+        select=folder,
+        exclude=" ".join(daily) or None,
+        name=f"dbt_{domain}",
+        dagster_dbt_translator=TableTranslator(),
+        project=_project(),
+        op_tags={"dagster/compute_kind": "dbt"},
+    )
+    def build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+        url = warehouse_url()
+        selected = _selected(context, manifest)
+        decision = decide(manifest, set(selected.values()), read_built(url))
+        by_output = {output: unique_id for output, unique_id in selected.items()}
+        tables = {u: node_table(n) for u, n in models(manifest).items()}
+        built = set()
+        for event in _run(context, dbt, url, manifest, decision.stale):
+            unique_id = by_output.get(getattr(event, "output_name", ""))
+            if unique_id is None:
+                yield event
+                continue
+            built.add(unique_id)
+            record_built(url, tables[unique_id], {"": decision.versions[unique_id]})
+            yield _output(event, url, tables[unique_id], decision.versions[unique_id])
+        for output, unique_id in selected.items():
+            if unique_id in built or unique_id in decision.stale:
+                continue
+            yield dg.Output(
+                None,
+                output_name=output,
+                metadata={"up to date": True},
+                data_version=dg.DataVersion(decision.versions[unique_id]),
+            )
+
+    return build
+
+
+def _daily(
+    domain: str, manifest: Mapping[str, Any], name: str, feed: FeedDeclaration
+) -> dg.AssetsDefinition:
+    """One incremental model, partitioned by the days of a feed."""
+    unique_id = f"model.{DBT_PROJECT}.{name}"
+    raw = raw_table(domain, feed.name)
+
+    @dbt_assets(
+        manifest=manifest,
+        select=name,
+        name=f"dbt_{domain}_{name}",
+        dagster_dbt_translator=TableTranslator(),
+        project=_project(),
+        partitions_def=feed_partitions(feed),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        op_tags={"dagster/compute_kind": "dbt"},
+    )
+    def build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+        url = warehouse_url()
+        table = node_table(models(manifest)[unique_id])
+        (output,) = _selected(context, manifest) or (None,)
+        stale = decide_days(manifest, unique_id, raw, context.partition_keys, read_built(url))
+        built = False
+        variables = {"days": sorted(stale)}
+        for event in _run(context, dbt, url, manifest, [unique_id] if stale else [], variables):
+            if getattr(event, "output_name", None) != output:
+                yield event
+                continue
+            built = True
+            record_built(url, table, stale)
+            yield _output(event, url, table, read_built(url).version(table))
+        if not stale and output and not built:
+            version = read_built(url).version(table)
+            yield dg.Output(
+                None,
+                output_name=output,
+                metadata={"up to date": True},
+                data_version=dg.DataVersion(version),
+            )
+
+    return build
+
+
+def _selected(context: dg.AssetExecutionContext, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The models that this step is to materialise: output name to dbt unique id."""
+    by_key = {
+        dg.AssetKey(list(node_table(node).asset_key)): unique_id
+        for unique_id, node in models(manifest).items()
+    }
+    return {
+        context.assets_def.get_output_name_for_asset_key(key): by_key[key]
+        for key in context.selected_asset_keys
+    }
+
+
+def _run(
+    context: dg.AssetExecutionContext,
+    dbt: DbtCliResource,
+    url: str,
+    manifest: Mapping[str, Any],
+    unique_ids: tuple[str, ...] | list[str],
+    variables: Mapping[str, Any] | None = None,
+) -> Iterator[Any]:
+    """dbt's events for these models and their tests; nothing runs if there are none."""
+    if not unique_ids:
+        context.log.info("every selected model is up to date")
+        return
+    names = [models(manifest)[unique_id]["name"] for unique_id in unique_ids]
+    context.log.info(f"building {len(names)} models: {', '.join(names)}")
+    arguments = ["build", "--select", " ".join(names)]
+    if variables:
+        arguments += ["--vars", orjson.dumps(variables).decode()]
+    os.environ.update(dbt_environment(url))
+    invocation = dbt.cli(arguments, context=context)
+    yield from invocation.stream()
+
+
+def _output(event: dg.Output[Any], url: str, table: Table, version: str) -> dg.Output[Any]:
+    return dg.Output(
+        event.value,
+        output_name=event.output_name,
+        metadata={**event.metadata, "dagster/row_count": count_rows(url, table)},
+        data_version=dg.DataVersion(version),
+    )

@@ -1,0 +1,87 @@
+"""The component of a feed: files dropped in the landing zone, loaded a partition each."""
+
+# No `from __future__ import annotations`: Dagster reads the annotation of `context`.
+
+from datetime import timedelta
+from typing import Any, Self
+
+import dagster as dg
+
+from dagster_project.components.folder import domain_of
+from dagster_project.components.loading import load_metadata, table_metadata
+from dagster_project.identity import Feed
+from dagster_project.ingestion.landing import FeedDeclaration, load_feed, target_of
+from dagster_project.lake.store import Lake
+from dagster_project.settings import get_settings, warehouse_url
+
+
+def feed_partitions(feed: FeedDeclaration) -> dg.DailyPartitionsDefinition:
+    """A partition a day, from the feed's first day to its last."""
+    return dg.DailyPartitionsDefinition(
+        start_date=feed.first_day.isoformat(),
+        end_date=(feed.last_day + timedelta(days=1)).isoformat(),
+    )
+
+
+class LandingFeed(dg.Component):
+    """A feed of daily files, with the raw table they are loaded into, partitioned by day.
+
+    Attributes: see `dagster_project.ingestion.landing.FeedDeclaration`.
+    """
+
+    def __init__(self, feed: FeedDeclaration) -> None:
+        self.feed = feed
+
+    @classmethod
+    def get_model_cls(cls) -> type[FeedDeclaration]:
+        return FeedDeclaration
+
+    @classmethod
+    def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:
+        return cls(attributes)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        domain = domain_of(context.path)
+        feed = self.feed
+        name = Feed(domain, feed.name)
+        target = target_of(domain, feed)
+        landing = dg.AssetSpec(
+            key=dg.AssetKey(list(name.asset_key)),
+            description=f"{feed.description}\n\nFiles dropped under `{name.prefix}` of the lake by "
+            f"{feed.source}.",
+            kinds={"source", "csv"},
+        )
+
+        @dg.asset(
+            key=dg.AssetKey(list(target.table.asset_key)),
+            deps=[landing.key],
+            description=f"{feed.description}\n\nAs the source gave it, loaded from the landing zone.",
+            kinds={"postgres", "table"},
+            partitions_def=feed_partitions(feed),
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            metadata={
+                **table_metadata(target.table, (*target.own_columns, *target.columns), {}),
+                "dagster/partition_expr": feed.partition_column,
+            },
+        )
+        def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+            done = load_feed(
+                domain,
+                feed,
+                context.partition_keys,
+                lake=Lake(get_settings().lake),
+                warehouse_url=warehouse_url(),
+                run_id=context.run_id,
+                progress=lambda rows: context.log.debug(f"{rows:,} rows"),
+            )
+            for partition in done.partitions:
+                context.add_asset_metadata(
+                    {"dagster/partition_row_count": partition.rows, "object": partition.object},
+                    partition_key=partition.partition,
+                )
+            return dg.MaterializeResult(
+                metadata=load_metadata(target.table, done),
+                data_version=dg.DataVersion(done.version),
+            )
+
+        return dg.Definitions(assets=[landing, raw])

@@ -1,0 +1,46 @@
+"""What a raw table's asset shows in the UI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from dagster_project.identity import Table
+from dagster_project.warehouse.ledger import Load
+from dagster_project.warehouse.loader import Column
+
+
+def table_metadata(
+    table: Table, columns: Iterable[Column], descriptions: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """The table's name and its columns."""
+    return {
+        "dagster/table_name": str(table),
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(column.name, column.type, descriptions.get(column.name))
+                for column in columns
+            ]
+        ),
+    }
+
+
+def load_metadata(table: Table, done: Load) -> dict[str, Any]:
+    """The counts of a load; all are rows."""
+    metadata: dict[str, Any] = {
+        "dagster/row_count": done.rows,
+        "received": done.received,
+        "new": done.new,
+        "changed": done.changed,
+        "duplicates": done.duplicates,
+        "removed": done.removed,
+        "rejected": done.rejected,
+        "objects": done.objects,
+    }
+    if done.new_columns:
+        metadata["new columns"] = ", ".join(done.new_columns)
+    if done.rejected:
+        metadata["rejects"] = f"{table.rejects} holds the rejected rows with the reason"
+    return metadata

@@ -1,0 +1,51 @@
+"""Failures as types: what kind of mistake it was decides what a person, and a retry, does next."""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """A failure that a person can act on.
+
+    The message says what happened, to which table, file or setting, and what to do next. `mesh`
+    prints it without a traceback and exits with `exit_code`.
+    """
+
+    exit_code = 1
+    #: Whether running the same step again can end otherwise. Retry layers obey it.
+    transient = False
+
+
+class SettingsError(MeshError):
+    """A setting that is unknown, malformed or missing."""
+
+    exit_code = 2
+
+
+class DeclarationError(MeshError):
+    """A mistake in a file that a domain owns; the message names file, line and what is allowed."""
+
+    exit_code = 2
+
+
+class BusyError(MeshError):
+    """Somebody else holds what is needed: a lock, a port."""
+
+    exit_code = 3
+
+
+class SourceError(MeshError):
+    """A connector or a source system failed, or what it sent is not whole."""
+
+
+class WarehouseError(MeshError):
+    """The warehouse refused or could not be reached."""
+
+
+class TransientWarehouseError(WarehouseError):
+    """The warehouse is away, or out of connections: the same step can pass later."""
+
+    transient = True
+
+
+class LakeError(MeshError):
+    """An object could not be read or written, or is not what its name promises."""

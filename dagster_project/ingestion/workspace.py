@@ -1,0 +1,183 @@
+"""`dagster-airbyte`'s workspace and client, with the connectors run here, as subprocesses.
+
+The assets come from dagster-airbyte's own factory; only the calls to an Airbyte server are replaced.
+What the client answers has the form of Airbyte's public and configuration API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import dagster as dg
+from dagster_airbyte import (
+    AirbyteConnectionTableProps,
+    AirbyteWorkspace,
+    DagsterAirbyteTranslator,
+)
+from dagster_airbyte.resources import AirbyteClient
+from dagster_airbyte.types import AirbyteOutput
+from pydantic import PrivateAttr
+
+from dagster_project.failures import DeclarationError
+from dagster_project.identity import Stream
+from dagster_project.ingestion import engine
+from dagster_project.ingestion.declaration import (
+    REFERENCE_URL,
+    Connection,
+    read_connections,
+    resolve_config,
+)
+from dagster_project.lake.commits import Commit
+from dagster_project.lake.store import Lake
+from dagster_project.reference import server
+from dagster_project.settings import get_settings
+
+
+def connection_id(domain: str, connection: Connection) -> str:
+    return f"{domain}/{connection.name}"
+
+
+def find_connection(identifier: str) -> tuple[str, Connection]:
+    """The domain and declaration of `<domain>/<connection>`. Raises DeclarationError."""
+    domain, _, name = identifier.partition("/")
+    for connection in read_connections(domain):
+        if connection.name == name:
+            return domain, connection
+    raise DeclarationError(f"{identifier}: {domain} declares no connection of this name")
+
+
+class StreamTranslator(DagsterAirbyteTranslator):
+    """Names a stream's asset by its place in the lake."""
+
+    def get_asset_spec(self, props: AirbyteConnectionTableProps) -> dg.AssetSpec:
+        spec = super().get_asset_spec(props)
+        domain, connection = find_connection(props.connection_id)
+        stream = connection.stream(props.stream_name)
+        name = Stream(domain, connection.name, stream.name)
+        return spec.replace_attributes(
+            key=dg.AssetKey(list(name.asset_key)),
+            deps=[dg.AssetKey(list(name.source_key))],
+            description=f"{stream.description}\n\nObjects of the lake under `{name.prefix}`.",
+            kinds={"airbyte", "parquet"},
+        ).merge_attributes(metadata={"dagster/table_name": name.prefix})
+
+
+class EmbeddedClient(AirbyteClient):
+    """Answers as an Airbyte server would, from the declarations of one domain."""
+
+    _commit: Commit | None = PrivateAttr(default=None)
+    _log_rows: Any = PrivateAttr(default=None)
+
+    def validate_workspace_id(self) -> None:
+        read_connections(self.workspace_id)
+
+    def get_connections(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"connectionId": connection_id(self.workspace_id, connection)}
+            for connection in read_connections(self.workspace_id)
+        ]
+
+    def get_connection_details(self, connection_id: str) -> Mapping[str, Any]:
+        _, connection = find_connection(connection_id)
+        return {
+            "connectionId": connection_id,
+            "name": connection_id,
+            "destinationId": "lake",
+            "syncCatalog": {
+                "streams": [
+                    {
+                        "stream": {"name": stream.name, "jsonSchema": stream.json_schema},
+                        "config": {"selected": True},
+                    }
+                    for stream in connection.streams
+                ]
+            },
+        }
+
+    def get_destination_details(self, destination_id: str) -> Mapping[str, Any]:
+        return {
+            "destinationId": destination_id,
+            "destinationType": "parquet",
+            "configuration": {},
+        }
+
+    def sync_and_poll(self, connection_id: str) -> AirbyteOutput:
+        domain, connection = find_connection(connection_id)
+        settings = get_settings()
+        with ExitStack() as stack:
+            found: dict[str, str] = {}
+            if REFERENCE_URL in connection.needs() and settings.reference_url is None:
+                found[REFERENCE_URL] = stack.enter_context(server.running(settings.home))
+            self._commit = engine.sync(
+                domain,
+                connection,
+                config=resolve_config(domain, connection, settings, found),
+                lake=Lake(settings.lake),
+                home=settings.home,
+                timeout=settings.sync_timeout,
+                progress=self._log_rows or (lambda stream, rows: None),
+            )
+        commit = self._commit
+        job = {
+            "jobId": commit.number,
+            "status": "succeeded",
+            "jobType": "sync",
+            "connectionId": connection_id,
+            "startTime": commit.started_at,
+            "lastUpdatedAt": commit.ended_at,
+            "rowsSynced": commit.rows,
+        }
+        return AirbyteOutput(
+            job_details=job, connection_details=self.get_connection_details(connection_id)
+        )
+
+
+class EmbeddedWorkspace(AirbyteWorkspace):
+    """The connections of one domain, or at run time of whichever domain is asked for."""
+
+    rest_api_base_url: str = "embedded"
+    configuration_api_base_url: str = "embedded"
+    workspace_id: str = ""
+
+    def get_client(self) -> EmbeddedClient:
+        return EmbeddedClient(
+            workspace_id=self.workspace_id,
+            # The parent asks for credentials; nothing is ever sent.
+            username="embedded",
+            password="embedded",  # noqa: S106
+            request_max_retries=0,
+            request_retry_delay=0,
+            request_timeout=1,
+        )
+
+    def sync_and_poll(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
+        """The parent's, with the counts of the sync on each stream's materialisation."""
+        client = self.get_client()
+        client._log_rows = lambda stream, rows: context.log.info(f"{stream}: {rows:,} rows so far")
+        # The parent asks get_client() for the client it uses.
+        workspace = self.model_copy()
+        object.__setattr__(workspace, "get_client", lambda: client)
+        for result in AirbyteWorkspace.sync_and_poll(workspace, context):
+            yield _with_counts(result, client._commit)
+
+
+def _with_counts(result: Any, commit: Commit | None) -> Any:
+    if not isinstance(result, dg.MaterializeResult) or commit is None:
+        return result
+    key = result.asset_key
+    stream = commit.streams[key.path[-1]] if isinstance(key, dg.AssetKey) else None
+    if stream is None:
+        return result
+    return result._replace(
+        metadata={
+            **(result.metadata or {}),
+            "dagster/row_count": stream.rows,
+            "objects": len(stream.objects),
+            "bytes": sum(item.size for item in stream.objects),
+            "commit": commit.number,
+            "sync_mode": stream.sync_mode,
+        },
+        data_version=dg.DataVersion(stream.version),
+    )

@@ -1,0 +1,100 @@
+"""Which objects of a connection are data: a log of commits, one a sync that ended whole.
+
+A sync writes its objects first and its commit last, under the next number, which only one writer can
+create. Objects that no commit names (a sync was stopped) are never data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from dagster_project.failures import BusyError
+from dagster_project.lake.store import AlreadyThere, Lake
+
+
+class LakeObject(BaseModel):
+    """A Parquet object that a sync wrote."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    rows: int
+    size: int
+
+
+class StreamCommit(BaseModel):
+    """What one sync brought of one stream."""
+
+    model_config = ConfigDict(frozen=True)
+
+    objects: list[LakeObject]
+    rows: int
+    sync_mode: str
+    destination_sync_mode: str
+    generation: int
+    #: The same for two syncs that brought the same: a digest of the records, or of what came before.
+    version: str
+
+
+class Commit(BaseModel):
+    """A sync that ended whole."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    sync: str
+    connector: str
+    started_at: str
+    ended_at: str
+    streams: Mapping[str, StreamCommit]
+    #: The Airbyte state message of each stream that has one, after this sync.
+    state: Mapping[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return sum(stream.rows for stream in self.streams.values())
+
+
+class CommitLog:
+    """The commits of one connection, in order."""
+
+    def __init__(self, lake: Lake, domain: str, connection: str) -> None:
+        self._lake = lake
+        self._connection = f"{domain}/{connection}"
+        self.prefix = f"{domain}/{connection}/_commits"
+
+    def _key(self, number: int) -> str:
+        return f"{self.prefix}/{number:012d}.json"
+
+    def numbers(self, after: int = 0) -> list[int]:
+        """The numbers of the commits past `after`, ascending."""
+        listed = self._lake.list(self.prefix, after=self._key(after) if after else None)
+        return [
+            int(name.removesuffix(".json"))
+            for name in (item.key.rsplit("/", 1)[-1] for item in listed)
+            if name.endswith(".json") and name.removesuffix(".json").isdigit()
+        ]
+
+    def read(self, number: int) -> Commit:
+        return Commit.model_validate(self._lake.read_json(self._key(number)))
+
+    def since(self, number: int) -> list[Commit]:
+        """The commits past `number`, in order."""
+        return [self.read(later) for later in self.numbers(after=number)]
+
+    def last(self) -> Commit | None:
+        numbers = self.numbers()
+        return self.read(numbers[-1]) if numbers else None
+
+    def append(self, commit: Commit) -> None:
+        """Make the commit's objects data. Raises BusyError if another sync came first."""
+        try:
+            self._lake.create_json(self._key(commit.number), commit.model_dump())
+        except AlreadyThere:
+            raise BusyError(
+                f"{self._connection}: another sync of this connection ended meanwhile (commit "
+                f"{commit.number}). What this one wrote is not used; run it again."
+            ) from None

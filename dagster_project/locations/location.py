@@ -1,0 +1,53 @@
+"""A domain's code location: what its folder defines, under the policy that holds for all."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import dagster as dg
+
+from dagster_project.domain import domain_folder, read_domain
+from dagster_project.orchestration.execution import forking_executor
+from dagster_project.settings import DEFS
+
+
+def job_name(domain: str) -> str:
+    """The job that carries the domain's data the whole way."""
+    return f"{domain}_pipeline"
+
+
+@lru_cache
+def domain_definitions(name: str) -> dg.Definitions:
+    """Everything the domain's folder defines, owned by the domain, with the job that runs it all.
+
+    Touches no network and no database. Raises DeclarationError for a mistake in the domain's files.
+    """
+    domain_folder(name)
+    tree = dg.ComponentTree.for_project(DEFS)
+    found = owned_by(name, tree.build_defs_at_path(name))
+    job = dg.define_asset_job(
+        job_name(name),
+        selection=dg.AssetSelection.all(),
+        description=f"All of {name}: from its sources to its data products.",
+    )
+    return dg.Definitions.merge(
+        found, dg.Definitions(jobs=[job], executor=forking_executor)
+    )
+
+
+def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
+    """The definitions with owner, group and source code on every asset of the domain."""
+    domain = read_domain(name)
+
+    def own(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.replace_attributes(
+            owners=spec.owners or [domain.owner],
+            group_name=name,
+            kinds=spec.kinds or {"python"},
+            description=spec.description or f"{spec.key.to_user_string()}, of {name}.",
+        )
+
+    owned = definitions.map_resolved_asset_specs(func=own)
+    return dg.Definitions.merge(owned)
+
+

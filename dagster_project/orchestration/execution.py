@@ -1,0 +1,67 @@
+"""How a run's steps are executed: side by side, in processes forked from one that has it all loaded.
+
+A step must not pay for imports, and must not inherit a connection: so nothing that a run's own
+process does before its steps opens one, and each step makes its resources anew.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import dagster as dg
+from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.base import Executor
+from dagster._core.executor.init import InitExecutorContext
+from dagster._core.executor.multiprocess import MultiprocessExecutor
+
+from dagster_project.quality.server import validation_server
+from dagster_project.settings import get_settings
+
+#: Steps of this prefix run expectations.
+EXPECTATIONS_STEP = "expect_"
+
+
+class ForkingExecutor(MultiprocessExecutor):
+    """Dagster's multiprocess executor, with the run's validations in one process of their own."""
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[DagsterEvent]:
+        with ExitStack() as stack:
+            if any(key.startswith(EXPECTATIONS_STEP) for key in execution_plan.step_keys_to_execute):
+                stack.enter_context(validation_server())
+            yield from super().execute(plan_context, execution_plan)
+
+
+def _start_method() -> str:
+    """Forking is safe here on Linux; elsewhere system libraries may have started threads."""
+    return "fork" if sys.platform == "linux" else "spawn"
+
+
+@dg.executor(
+    name="forking",
+    config_schema={
+        "max_concurrent": dg.Field(
+            int,
+            is_required=False,
+            description="Steps that run side by side; MESH_PARALLEL_STEPS or the CPU count if unset.",
+        )
+    },
+    requirements=multiple_process_executor_requirements(),
+)
+def forking_executor(init_context: InitExecutorContext) -> Executor:
+    """Runs each step in a process forked from the run's own."""
+    configured = init_context.executor_config.get("max_concurrent")
+    steps = configured or get_settings().parallel_steps or os.cpu_count() or 1
+    return ForkingExecutor(
+        retries=RetryMode.ENABLED,
+        max_concurrent=int(steps),  # type: ignore[call-overload]
+        start_method=_start_method(),
+    )

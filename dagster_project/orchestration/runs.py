@@ -1,0 +1,86 @@
+"""Running a domain's job as a run of its own code location, in this process.
+
+The run is recorded with the origin that `workspace.yaml` gives its location, so that the UI finds it
+there and can execute it again, whoever started it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.code_pointer import CodePointer
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.definitions.repository_definition.valid_definitions import (
+    SINGLETON_REPOSITORY_NAME,
+)
+from dagster._core.execution.api import execute_run
+from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT
+from dagster._core.remote_origin import CodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
+from dagster._core.workspace.autodiscovery import loadable_targets_from_python_module
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+from dagster_project.failures import DeclarationError
+from dagster_project.settings import WORKSPACE
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to run of a domain: everything, or some assets; some days of the partitioned ones."""
+
+    domain: str
+    job: str
+    #: Asset keys; everything if None. Their checks run with them.
+    assets: Sequence[Sequence[str]] | None = None
+    #: The first and the last partition.
+    partitions: tuple[str, str] | None = None
+    tags: Mapping[str, str] | None = None
+
+
+def location_origin(domain: str) -> CodeLocationOrigin:
+    """The origin of a domain's code location, as workspace.yaml gives it."""
+    origins = WorkspaceFileTarget(paths=[str(WORKSPACE)]).create_origins()
+    for origin in origins:
+        if origin.location_name == domain:
+            return origin
+    raise DeclarationError(f"{WORKSPACE} has no code location {domain}: add one")
+
+
+def execute(request: RunRequest, run_id: str) -> bool:
+    """Create the run and execute it to its end; whether it succeeded."""
+    module = f"dagster_project.locations.{request.domain}"
+    (target,) = loadable_targets_from_python_module(module, None)
+    repository = ReconstructableRepository(
+        pointer=CodePointer.from_module(module, target.attribute, None),
+        executable_path=sys.executable,
+        entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
+    )
+    job = repository.get_reconstructable_job(request.job)
+    keys = None
+    if request.assets is not None:
+        keys = frozenset(dg.AssetKey(list(path)) for path in request.assets)
+        job = job.get_subset(asset_selection=keys)
+    tags = dict(request.tags or {})
+    if request.partitions:
+        first, last = request.partitions
+        tags |= {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+    origin = RemoteRepositoryOrigin(
+        code_location_origin=location_origin(request.domain),
+        repository_name=SINGLETON_REPOSITORY_NAME,
+    )
+    with dg.DagsterInstance.get() as instance:
+        run = instance.create_run_for_job(
+            job_def=job.get_definition(),
+            run_id=run_id,
+            tags=tags,
+            asset_selection=keys,
+            remote_job_origin=origin.get_job_origin(request.job),
+            job_code_origin=job.get_python_origin(),
+        )
+        return execute_run(job, run, instance).success

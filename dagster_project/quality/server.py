@@ -1,0 +1,127 @@
+"""Great Expectations in a process of its own: imported once a run, while the data is still coming.
+
+Importing it takes as long as many a load. The server imports it at low priority as soon as a run
+begins; each validation is a process forked from it, and so starts at once. It answers on loopback
+to those who know its key, and ends when the process that started it does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Client, Connection, Listener
+
+from dagster_project.failures import MeshError, WarehouseError
+from dagster_project.quality.suites import Suite
+from dagster_project.quality.validation import Outcome, validate
+
+#: `port:key`, set for the processes of a run.
+ADDRESS = "MESH_QUALITY_SERVER"
+_HOST = "127.0.0.1"
+
+
+@contextmanager
+def validation_server() -> Iterator[None]:
+    """While it lasts, this process's children validate through a server; one that is there serves."""
+    if os.environ.get(ADDRESS):
+        yield
+        return
+    key = secrets.token_hex(16)
+    process = subprocess.Popen(  # noqa: S603 - this Python, this module
+        [sys.executable, "-W", "ignore", "-m", "dagster_project.quality.server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdin and process.stdout
+    try:
+        process.stdin.write(key + "\n")
+        process.stdin.flush()
+        port = process.stdout.readline().strip()
+        if port:
+            os.environ[ADDRESS] = f"{port}:{key}"
+        yield
+    finally:
+        os.environ.pop(ADDRESS, None)
+        process.stdin.close()
+        process.stdout.close()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def validate_here_or_there(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
+    """`validate`, in the run's validation server if there is one, or else in this process."""
+    address = os.environ.get(ADDRESS)
+    if not address:
+        return validate(url, suite, checks)
+    port, _, key = address.partition(":")
+    try:
+        with Client((_HOST, int(port)), authkey=key.encode()) as connection:
+            connection.send((url, suite, list(checks)))
+            answer = connection.recv()
+    except (OSError, EOFError) as error:
+        raise WarehouseError(
+            f"{suite.table} could not be validated: the validation process ended ({error!r}). Run "
+            "the checks again"
+        ) from None
+    if isinstance(answer, MeshError):
+        raise answer
+    outcomes: list[Outcome] = answer
+    return outcomes
+
+
+def _answer(connection: Connection) -> None:
+    url, suite, checks = connection.recv()
+    try:
+        connection.send(validate(url, suite, checks))
+    except MeshError as error:
+        connection.send(error)
+
+
+def _serve() -> None:
+    """Fork a process a request until standard input closes."""
+    import select
+    import signal
+
+    key = sys.stdin.readline().strip()
+    os.nice(5)
+    with Listener((_HOST, 0), authkey=key.encode(), backlog=64) as listener:
+        sys.stdout.write(f"{listener.address[1]}\n")
+        sys.stdout.flush()
+        # Requests wait in the backlog meanwhile.
+        import great_expectations  # noqa: F401
+        import great_expectations.core.expectation_suite
+        import sqlalchemy.dialects.postgresql.psycopg2  # noqa: F401
+
+        # Finished validations are not to be waited for.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        socket = listener._listener._socket  # type: ignore[attr-defined]
+        while True:
+            ready, _, _ = select.select([socket, sys.stdin], [], [])
+            if sys.stdin in ready:
+                return
+            try:
+                connection = listener.accept()
+            except (OSError, EOFError):
+                continue
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                try:
+                    _answer(connection)
+                finally:
+                    connection.close()
+                    os._exit(0)
+            connection.close()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    _serve()

@@ -1,0 +1,159 @@
+"""Where things are: the only place that reads MESH_* environment variables.
+
+The same definitions run on a laptop and on Kubernetes; what changes is here. Reading the settings
+touches no network, no database and creates no file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dagster_project.failures import SettingsError
+
+PREFIX = "MESH_"
+
+#: The checkout (or, in an image, the folder that holds the same files).
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGE = PROJECT / "dagster_project"
+DEFS = PACKAGE / "defs"
+DBT_PROJECT_DIR = PROJECT / "dbt_project"
+EXPECTATIONS = PROJECT / "expectations"
+REQUIREMENTS = PROJECT / "requirements"
+WORKSPACE = PROJECT / "workspace.yaml"
+
+
+class Environment(StrEnum):
+    """The closed list of environments: there is no fallback."""
+
+    LOCAL = "local"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+
+def _postgresql(url: SecretStr) -> SecretStr:
+    scheme = urlsplit(url.get_secret_value()).scheme
+    if scheme not in ("postgresql", "postgres"):
+        raise ValueError("must be of the form postgresql://user:password@host:port/database")
+    return url
+
+
+def _lake(url: str) -> str:
+    if not urlsplit(url).scheme:
+        raise ValueError("must be a URL such as file:///data/lake or s3://bucket/prefix")
+    return url
+
+
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgresql)]
+
+
+class Settings(BaseSettings):
+    """The platform's settings, each from the environment variable of its name with MESH_ before it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+
+    env: Environment = Field(Environment.LOCAL, description="Which environment this is.")
+    home: Path = Field(
+        PROJECT / ".mesh",
+        description="Where all local state lies: the embedded warehouse, the lake, connectors' "
+        "environments, DAGSTER_HOME, logs. `make clean` removes it.",
+    )
+    warehouse_url: PostgresUrl | None = Field(
+        None, description="A PostgreSQL (16 or newer) to use in place of the embedded one."
+    )
+    dagster_url: PostgresUrl | None = Field(
+        None,
+        description="Dagster's own storage. Never follows the warehouse; the embedded PostgreSQL "
+        "if unset.",
+    )
+    lake_url: Annotated[str, AfterValidator(_lake)] | None = Field(
+        None, description="The object store: file:// or s3://. A folder under MESH_HOME if unset."
+    )
+    faker_users: int = Field(
+        10_000, ge=1, le=50_000_000, description="How many users the shop's reference source has."
+    )
+    reference_url: str | None = Field(
+        None,
+        description="Where the reference source systems of fleet and weather answer. `mesh run` "
+        "starts them on a free port of loopback if unset.",
+    )
+    sync_timeout: int = Field(
+        3600, ge=1, description="Seconds after which a connector that still runs is stopped."
+    )
+    parallel_steps: int | None = Field(
+        None, ge=1, description="Steps of one run that may run side by side; the CPU count if unset."
+    )
+    quality_server: str | None = Field(
+        None, description="Set by the platform itself: where this run's validations are executed."
+    )
+
+    @property
+    def lake(self) -> str:
+        return self.lake_url or (self.home.absolute() / "lake").as_uri()
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def dbt_target(self) -> Path:
+        """Where the parsed dbt project lies, read by every code location."""
+        return self.home / "dbt"
+
+    @property
+    def connectors(self) -> Path:
+        """One Python environment a connector."""
+        return self.home / "connectors"
+
+
+def _unknown(environ: dict[str, str]) -> list[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    lines = []
+    for name in sorted(set(n for n in environ if n.startswith(PREFIX)) - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+        lines.append(f"{name} is not a setting: {hint}")
+    return lines
+
+
+def read_settings() -> Settings:
+    """The settings of this process's environment, read anew.
+
+    Raises SettingsError, naming each mistaken variable and what is allowed, never its value.
+    """
+    problems = _unknown(dict(os.environ))
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for fault in error.errors(include_input=False, include_url=False):
+            name = PREFIX + str(fault["loc"][0]).upper()
+            problems.append(f"{name}: {fault['msg']}")
+        settings = None
+    if problems or settings is None:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return read_settings()
+
+
+def warehouse_url(settings: Settings | None = None) -> str:
+    """The warehouse's URL, with its password. Raises SettingsError if this process knows none."""
+    settings = settings or get_settings()
+    if settings.warehouse_url is None:
+        raise SettingsError(
+            "no warehouse: MESH_WAREHOUSE_URL is not set. `mesh run`, `mesh ui` and `mesh exec` set "
+            "it to the embedded PostgreSQL; elsewhere it names yours"
+        )
+    return settings.warehouse_url.get_secret_value()

@@ -1,0 +1,121 @@
+"""The dbt project: its parsed manifest, and what dbt needs of its environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import orjson
+from filelock import FileLock
+
+from dagster_project.failures import DeclarationError
+from dagster_project.settings import DBT_PROJECT_DIR, Settings, get_settings
+
+_PARSED = ("*.sql", "*.yml", "*.yaml", "*.csv", "*.md")
+_NOT_SOURCE = {"target", "logs", "dbt_packages"}
+PASSWORD = "DBT_ENV_SECRET_MESH_PASSWORD"  # noqa: S105 - dbt scrubs variables of this prefix
+
+
+def dbt_executable() -> Path:
+    """The dbt of this Python environment."""
+    return Path(sys.executable).parent / "dbt"
+
+
+def dbt_environment(warehouse_url: str | None) -> dict[str, str]:
+    """The environment variables that dbt_project/profiles.yml reads, and dbt's own settings."""
+    environment = {
+        "DBT_PROFILES_DIR": str(DBT_PROJECT_DIR),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "DO_NOT_TRACK": "1",
+        "DBT_USE_COLORS": "false",
+        # A test runs with the models that it needs, not with every model that it mentions: one
+        # domain's build does not run another's tests.
+        "DBT_INDIRECT_SELECTION": "buildable",
+    }
+    if warehouse_url:
+        parts = urlsplit(warehouse_url)
+        environment |= {
+            "MESH_DBT_HOST": parts.hostname or "localhost",
+            "MESH_DBT_PORT": str(parts.port or 5432),
+            "MESH_DBT_USER": unquote(parts.username or ""),
+            "MESH_DBT_DATABASE": unquote(parts.path.lstrip("/")),
+            PASSWORD: unquote(parts.password or ""),
+        }
+    return environment
+
+
+def _digest() -> str:
+    """Of everything that dbt parses."""
+    digest = hashlib.sha256(sys.version.encode())
+    files = sorted(
+        path
+        for pattern in _PARSED
+        for path in DBT_PROJECT_DIR.rglob(pattern)
+        if not _NOT_SOURCE & set(path.relative_to(DBT_PROJECT_DIR).parts)
+    )
+    for path in files:
+        digest.update(str(path.relative_to(DBT_PROJECT_DIR)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def ensure_manifest(settings: Settings | None = None) -> Path:
+    """The manifest of the dbt project as it stands, parsed anew only if a file of it changed.
+
+    Needs no database. Code locations that load side by side parse once between them. Raises
+    DeclarationError with dbt's own message if the project does not parse.
+    """
+    target = (settings or get_settings()).dbt_target
+    manifest, stamp = target / "manifest.json", target / "parsed"
+    digest = _digest()
+    if _is_parsed(manifest, stamp, digest):
+        return manifest
+    target.mkdir(parents=True, exist_ok=True)
+    with FileLock(target / "parse.lock"):
+        if not _is_parsed(manifest, stamp, digest):
+            stamp.unlink(missing_ok=True)
+            _parse(target)
+            stamp.write_text(digest)
+    return manifest
+
+
+def _is_parsed(manifest: Path, stamp: Path, digest: str) -> bool:
+    return manifest.exists() and stamp.exists() and stamp.read_text() == digest
+
+
+def _parse(target: Path) -> None:
+    done = subprocess.run(  # noqa: S603 - the dbt of this environment
+        [str(dbt_executable()), "--no-use-colors", "--quiet", "parse"],
+        env=os.environ
+        | dbt_environment(None)
+        | {
+            "DBT_TARGET_PATH": str(target),
+            "DBT_LOG_PATH": str(target),
+            "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
+        },
+        cwd=DBT_PROJECT_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise DeclarationError(f"the dbt project does not parse:\n{done.stdout}{done.stderr}")
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, modified: int) -> Mapping[str, Any]:
+    manifest: Mapping[str, Any] = orjson.loads(path.read_bytes())
+    return manifest
+
+
+def read_manifest(settings: Settings | None = None) -> Mapping[str, Any]:
+    """The manifest's content, parsed anew if need be."""
+    path = ensure_manifest(settings)
+    return _read(path, path.stat().st_mtime_ns)

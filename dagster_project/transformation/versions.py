@@ -1,0 +1,207 @@
+"""Which models have to be built: those whose code or inputs changed since they were built.
+
+A model's version is a digest of its code and of the versions of what it reads. The versions of what
+was built lie in the warehouse beside the tables, so another warehouse has its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from dagster_project.identity import DBT_PROJECT, Table
+from dagster_project.warehouse.connection import connect
+from dagster_project.warehouse.ledger import LOCK, STATEMENTS
+
+
+def node_table(node: Mapping[str, Any]) -> Table:
+    """The relation of a dbt model or source."""
+    name = node.get("identifier") or node.get("alias") or node["name"]
+    return Table(node["schema"], name)
+
+
+def models(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The project's models, by unique id."""
+    return {
+        unique_id: node
+        for unique_id, node in manifest["nodes"].items()
+        if node["resource_type"] == "model"
+    }
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+def code_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """A digest of each model's code: its SQL, its configuration and the project's macros."""
+    macros = _digest(
+        *(
+            macro["macro_sql"]
+            for unique_id, macro in sorted(manifest["macros"].items())
+            if macro["package_name"] == DBT_PROJECT
+        )
+    )
+    return {
+        unique_id: _digest(
+            macros,
+            node["checksum"]["checksum"],
+            orjson.dumps(node["unrendered_config"], option=orjson.OPT_SORT_KEYS).decode(),
+            orjson.dumps(
+                {name: column.get("data_type") for name, column in node["columns"].items()}
+            ).decode(),
+        )
+        for unique_id, node in models(manifest).items()
+    }
+
+
+@dataclass
+class Built:
+    """What a warehouse holds: versions of raw tables, of models, and of models' partitions."""
+
+    raw: dict[Table, str] = field(default_factory=dict)
+    raw_partitions: dict[Table, dict[str, str]] = field(default_factory=dict)
+    models: dict[Table, str] = field(default_factory=dict)
+    model_partitions: dict[Table, dict[str, str]] = field(default_factory=dict)
+    relations: set[Table] = field(default_factory=set)
+
+    def version(self, table: Table) -> str:
+        """Of what the table holds now; empty if nothing is known of it."""
+        if table in self.model_partitions:
+            days = sorted(self.model_partitions[table].items())
+            return _digest(*(f"{day}={version}" for day, version in days))
+        return self.models.get(table) or self.raw.get(table, "")
+
+
+def read_built(url: str) -> Built:
+    """What the warehouse holds, by its ledger and its catalog."""
+    built = Built()
+    with connect(url, "reading what the warehouse holds") as connection:
+        if connection.execute("SELECT to_regclass('mesh.models')").fetchone() == (None,):
+            connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('mesh'))", (LOCK,))
+            for statement in STATEMENTS:
+                connection.execute(statement)
+        # A table that was dropped by hand is not built, whatever was noted of it.
+        connection.execute(
+            "DELETE FROM mesh.models m WHERE to_regclass("
+            "quote_ident(m.table_schema) || '.' || quote_ident(m.table_name)) IS NULL"
+        )
+        cursor = connection.execute("SELECT table_schema, table_name, version FROM mesh.tables")
+        built.raw = {Table(schema, name): version for schema, name, version in cursor}
+        cursor = connection.execute(
+            "SELECT table_schema, table_name, partition, version FROM mesh.partitions"
+        )
+        for schema, name, partition, version in cursor:
+            built.raw_partitions.setdefault(Table(schema, name), {})[partition] = version
+        cursor = connection.execute(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n "
+            "ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'v', 'm', 'p', 'f')"
+        )
+        built.relations = {Table(schema, name) for schema, name in cursor}
+        cursor = connection.execute(
+            "SELECT table_schema, table_name, partition, version FROM mesh.models"
+        )
+        for schema, name, partition, version in cursor:
+            table = Table(schema, name)
+            if partition:
+                built.model_partitions.setdefault(table, {})[partition] = version
+            else:
+                built.models[table] = version
+    return built
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with the selected models."""
+
+    #: The version that each selected model has after the build.
+    versions: Mapping[str, str]
+    #: Those to build, in the order of the graph.
+    stale: tuple[str, ...]
+
+
+def _ordered(manifest: Mapping[str, Any], selected: Collection[str]) -> Iterator[str]:
+    """Parents first."""
+    done: set[str] = set()
+
+    def visit(unique_id: str) -> Iterator[str]:
+        if unique_id in done or unique_id not in selected:
+            return
+        done.add(unique_id)
+        for parent in manifest["parent_map"].get(unique_id, []):
+            yield from visit(parent)
+        yield unique_id
+
+    for unique_id in sorted(selected):
+        yield from visit(unique_id)
+
+
+def decide(manifest: Mapping[str, Any], selected: Collection[str], built: Built) -> Decision:
+    """Which of the selected models to build, given what the warehouse holds."""
+    nodes = models(manifest)
+    codes = code_versions(manifest)
+    versions: dict[str, str] = {}
+    stale = []
+    for unique_id in _ordered(manifest, selected):
+        inputs = _input_versions(manifest, unique_id, built, versions)
+        table = node_table(nodes[unique_id])
+        versions[unique_id] = _digest(codes[unique_id], *inputs)
+        if table not in built.relations or built.models.get(table) != versions[unique_id]:
+            stale.append(unique_id)
+    return Decision(versions, tuple(stale))
+
+
+def _input_versions(
+    manifest: Mapping[str, Any], unique_id: str, built: Built, versions: Mapping[str, str]
+) -> list[str]:
+    inputs = []
+    for parent in sorted(manifest["nodes"][unique_id]["depends_on"]["nodes"]):
+        node = manifest["nodes"].get(parent) or manifest["sources"].get(parent)
+        if node is None:
+            continue
+        table = node_table(node)
+        inputs.append(f"{table}={versions.get(parent) or built.version(table)}")
+    return inputs
+
+
+def decide_days(
+    manifest: Mapping[str, Any],
+    unique_id: str,
+    raw: Table,
+    days: Iterable[str],
+    built: Built,
+) -> dict[str, str]:
+    """The days of a partitioned model to build, with the version each has after the build.
+
+    A day's version follows from the model's code and from the day's rows in `raw` alone: a change
+    of other inputs does not rebuild the past.
+    """
+    table = node_table(models(manifest)[unique_id])
+    code = code_versions(manifest)[unique_id]
+    holds = built.model_partitions.get(table, {})
+    loaded = built.raw_partitions.get(raw, {})
+    wanted = {day: _digest(code, loaded.get(day, "")) for day in days}
+    return {day: version for day, version in wanted.items() if holds.get(day) != version}
+
+
+def record_built(url: str, table: Table, versions: Mapping[str, str]) -> None:
+    """Note what was built: the version by partition, with the empty partition for a whole table."""
+    with connect(url, f"noting that {table} was built") as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO mesh.models VALUES (%s, %s, %s, %s, now()) "
+            "ON CONFLICT (table_schema, table_name, partition) "
+            "DO UPDATE SET version = excluded.version, built_at = now()",
+            [(table.schema, table.name, part, version) for part, version in versions.items()],
+        )
+
+
+def count_rows(url: str, table: Table) -> int:
+    """The rows of a table or view."""
+    with connect(url, f"counting the rows of {table}") as connection:
+        row = connection.execute(f"SELECT count(*) FROM {table.relation}").fetchone()  # noqa: S608
+        assert row
+        return int(row[0])

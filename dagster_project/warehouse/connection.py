@@ -1,0 +1,76 @@
+"""Connections to the warehouse, and what its errors mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dagster_project.failures import TransientWarehouseError, WarehouseError
+
+if TYPE_CHECKING:
+    import adbc_driver_postgresql.dbapi as adbc
+    import psycopg
+
+#: PostgreSQL's error classes that can pass by themselves: connection, resources, shutdown, deadlock.
+_TRANSIENT = ("08", "53", "57P", "40")
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
+
+
+def masked(text: str) -> str:
+    """The text without the passwords of the URLs in it."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def place(url: str) -> str:
+    """Where a PostgreSQL is, for people: host, port and database, no user and no password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+
+
+def failure(url: str, doing: str, error: Exception) -> WarehouseError:
+    """The error as one that says what was being done, where, and whether it can pass by itself."""
+    state = getattr(error, "sqlstate", None) or ""
+    text = masked(str(error)).strip()
+    if state == "53100" or "No space left" in text:
+        return WarehouseError(
+            f"{doing}: the warehouse at {place(url)} has no disk space left. Free some and run "
+            f"again; nothing was half-loaded. ({text})"
+        )
+    unreachable = not state and re.search(r"connect|closed|terminat|timeout|SSL", text, re.I)
+    if unreachable or state.startswith(_TRANSIENT):
+        return TransientWarehouseError(
+            f"{doing}: the warehouse at {place(url)} does not answer or is out of connections. "
+            f"Look whether it runs (`mesh status`) and run again. ({text})"
+        )
+    return WarehouseError(f"{doing}: the warehouse at {place(url)} refused: {text}")
+
+
+@contextmanager
+def connect(url: str, doing: str, **options: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A connection for statements; commits at the end, rolls back on an error.
+
+    Raises WarehouseError, or TransientWarehouseError where a rerun can mend it.
+    """
+    import psycopg
+
+    try:
+        with psycopg.connect(url, connect_timeout=10, **options) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise failure(url, doing, error) from error
+
+
+@contextmanager
+def connect_arrow(url: str, doing: str) -> Iterator[adbc.Connection]:
+    """A connection that takes Arrow record batches; one transaction, committed by the caller."""
+    import adbc_driver_manager
+    import adbc_driver_postgresql.dbapi as adbc
+
+    try:
+        with adbc.connect(url) as connection:
+            yield connection
+    except adbc_driver_manager.Error as error:
+        raise failure(url, doing, error) from error

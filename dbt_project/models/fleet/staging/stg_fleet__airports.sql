@@ -1,0 +1,10 @@
+select
+    faa as airport_code,
+    name as airport_name,
+    lat as latitude,
+    lon as longitude,
+    alt::integer as altitude_feet,
+    tz::integer as utc_offset_hours,
+    dst as dst_rule,
+    tzone as time_zone
+from {{ source('fleet_raw', 'airports') }}

@@ -1,0 +1,20 @@
+select
+    flight_date,
+    carrier as carrier_code,
+    flight::integer as flight_number,
+    tailnum,
+    origin as origin_code,
+    dest as destination_code,
+    sched_dep_time::integer as scheduled_departure_hhmm,
+    dep_time::integer as departure_hhmm,
+    sched_arr_time::integer as scheduled_arrival_hhmm,
+    arr_time::integer as arrival_hhmm,
+    dep_delay::integer as departure_delay_minutes,
+    arr_delay::integer as arrival_delay_minutes,
+    air_time::integer as air_time_minutes,
+    distance::integer as distance_miles,
+    minute::integer as scheduled_minute,
+    time_hour as scheduled_hour_at,
+    _object as source_object,
+    _loaded_at as loaded_at
+from {{ source('flights_raw', 'flights') }}
