@@ -65,6 +65,8 @@ class Display:
     def __init__(self, domains: Sequence[DomainProgress], console: Console | None = None) -> None:
         self._domains = domains
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = max(self.console.width, 120)
         self._live: Live | None = None
         self._said: dict[str, str] = {}
         self._began = time.time()

@@ -138,26 +138,19 @@ def _whole(
         url = warehouse_url()
         selected = _selected(context, manifest)
         decision = decide(manifest, set(selected.values()), read_built(url))
-        by_output = {output: unique_id for output, unique_id in selected.items()}
-        tables = {u: node_table(n) for u, n in models(manifest).items()}
-        built = set()
+        tables = {unique_id: node_table(node) for unique_id, node in models(manifest).items()}
+        outputs = {unique_id: output for output, unique_id in selected.items()}
+        # First those that are up to date: a model whose parent is built is built too, so none of
+        # these comes after one that is.
+        for unique_id in decision.up_to_date:
+            yield _unchanged(outputs[unique_id], decision.versions[unique_id])
         for event in _run(context, dbt, url, manifest, decision.stale):
-            unique_id = by_output.get(getattr(event, "output_name", ""))
-            if unique_id is None:
+            unique_id = selected.get(getattr(event, "output_name", ""), "")
+            if not unique_id:
                 yield event
                 continue
-            built.add(unique_id)
             record_built(url, tables[unique_id], {"": decision.versions[unique_id]})
             yield _output(event, url, tables[unique_id], decision.versions[unique_id])
-        for output, unique_id in selected.items():
-            if unique_id in built or unique_id in decision.stale:
-                continue
-            yield dg.Output(
-                None,
-                output_name=output,
-                metadata={"up to date": True},
-                data_version=dg.DataVersion(decision.versions[unique_id]),
-            )
 
     return build
 
@@ -184,23 +177,15 @@ def _daily(
         table = node_table(models(manifest)[unique_id])
         (output,) = _selected(context, manifest) or (None,)
         stale = decide_days(manifest, unique_id, raw, context.partition_keys, read_built(url))
-        built = False
+        if not stale and output:
+            yield _unchanged(output, read_built(url).version(table))
         variables = {"days": sorted(stale)}
         for event in _run(context, dbt, url, manifest, [unique_id] if stale else [], variables):
             if getattr(event, "output_name", None) != output:
                 yield event
                 continue
-            built = True
             record_built(url, table, stale)
             yield _output(event, url, table, read_built(url).version(table))
-        if not stale and output and not built:
-            version = read_built(url).version(table)
-            yield dg.Output(
-                None,
-                output_name=output,
-                metadata={"up to date": True},
-                data_version=dg.DataVersion(version),
-            )
 
     return build
 
@@ -237,6 +222,16 @@ def _run(
     os.environ.update(dbt_environment(url))
     invocation = dbt.cli(arguments, context=context)
     yield from invocation.stream()
+
+
+def _unchanged(output: str, version: str) -> dg.Output[Any]:
+    """What is yielded for a model that did not have to be built: it has the version it had."""
+    return dg.Output(
+        None,
+        output_name=output,
+        metadata={"up to date": True},
+        data_version=dg.DataVersion(version),
+    )
 
 
 def _output(event: dg.Output[Any], url: str, table: Table, version: str) -> dg.Output[Any]:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -220,10 +221,13 @@ def declaration_path(domain: str) -> Path:
 def read_connections(domain: str) -> list[Connection]:
     """The connections that a domain declares; none if it has no `ingest/defs.yaml`."""
     path = declaration_path(domain)
-    if not path.exists():
-        return []
-    return [
+    return list(_read(path, path.stat().st_mtime_ns)) if path.exists() else []
+
+
+@lru_cache
+def _read(path: Path, modified: int) -> tuple[Connection, ...]:
+    return tuple(
         validate(path, Connection, document.get("attributes"), node, at=("attributes",))
         for document, node in parse(path)
         if isinstance(document, dict) and document.get("type") == CONNECTION_TYPE
-    ]
+    )

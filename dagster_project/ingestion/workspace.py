@@ -7,8 +7,8 @@ What the client answers has the form of Airbyte's public and configuration API.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
 
 import dagster as dg
 from dagster_airbyte import (
@@ -140,6 +140,11 @@ class EmbeddedWorkspace(AirbyteWorkspace):
     rest_api_base_url: str = "embedded"
     configuration_api_base_url: str = "embedded"
     workspace_id: str = ""
+
+    @contextmanager
+    def process_config_and_initialize_cm_cached(self) -> Iterator[Self]:
+        """Itself: there is no configuration to resolve, and resolving it makes a whole instance."""
+        yield self
 
     def get_client(self) -> EmbeddedClient:
         return EmbeddedClient(

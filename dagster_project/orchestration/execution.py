@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 
 import dagster as dg
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
@@ -24,6 +25,15 @@ from dagster._core.executor.multiprocess import MultiprocessExecutor
 from dagster_project.quality.server import validation_server
 from dagster_project.settings import get_settings
 
+#: What steps import, by the prefix of their names: loaded before they are forked. None of these
+#: modules opens a connection or starts a thread when it is imported.
+PRELOADED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("dbt_",), ("dbt.adapters.postgres", "dbt.cli.main", "psycopg")),
+    (
+        (),
+        ("pyarrow.parquet", "pyarrow.csv", "adbc_driver_postgresql", "obstore.store"),
+    ),
+)
 #: Steps of this prefix run expectations.
 EXPECTATIONS_STEP = "expect_"
 
@@ -34,9 +44,14 @@ class ForkingExecutor(MultiprocessExecutor):
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
+        steps = execution_plan.step_keys_to_execute
         with ExitStack() as stack:
-            if any(key.startswith(EXPECTATIONS_STEP) for key in execution_plan.step_keys_to_execute):
+            if any(key.startswith(EXPECTATIONS_STEP) for key in steps):
                 stack.enter_context(validation_server())
+            for prefixes, modules in PRELOADED:
+                if any(key.startswith(prefixes) or not prefixes for key in steps):
+                    for module in modules:
+                        import_module(module)
             yield from super().execute(plan_context, execution_plan)
 
 

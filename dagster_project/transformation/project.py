@@ -42,10 +42,10 @@ def dbt_environment(warehouse_url: str | None) -> dict[str, str]:
     if warehouse_url:
         parts = urlsplit(warehouse_url)
         environment |= {
-            "MESH_DBT_HOST": parts.hostname or "localhost",
-            "MESH_DBT_PORT": str(parts.port or 5432),
-            "MESH_DBT_USER": unquote(parts.username or ""),
-            "MESH_DBT_DATABASE": unquote(parts.path.lstrip("/")),
+            "DBT_MESH_HOST": parts.hostname or "localhost",
+            "DBT_MESH_PORT": str(parts.port or 5432),
+            "DBT_MESH_USER": unquote(parts.username or ""),
+            "DBT_MESH_DATABASE": unquote(parts.path.lstrip("/")),
             PASSWORD: unquote(parts.password or ""),
         }
     return environment

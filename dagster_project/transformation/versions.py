@@ -120,8 +120,13 @@ class Decision:
 
     #: The version that each selected model has after the build.
     versions: Mapping[str, str]
-    #: Those to build, in the order of the graph.
+    #: Those to build, parents first.
     stale: tuple[str, ...]
+
+    @property
+    def up_to_date(self) -> list[str]:
+        """Those not to build, parents first."""
+        return [unique_id for unique_id in self.versions if unique_id not in self.stale]
 
 
 def _ordered(manifest: Mapping[str, Any], selected: Collection[str]) -> Iterator[str]:

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from dagster_project.failures import TransientWarehouseError, WarehouseError
 
 if TYPE_CHECKING:
-    import adbc_driver_postgresql.dbapi as adbc
     import psycopg
 
 #: PostgreSQL's error classes that can pass by themselves: connection, resources, shutdown, deadlock.
@@ -60,17 +59,4 @@ def connect(url: str, doing: str, **options: Any) -> Iterator[psycopg.Connection
         with psycopg.connect(url, connect_timeout=10, **options) as connection:
             yield connection
     except psycopg.Error as error:
-        raise failure(url, doing, error) from error
-
-
-@contextmanager
-def connect_arrow(url: str, doing: str) -> Iterator[adbc.Connection]:
-    """A connection that takes Arrow record batches; one transaction, committed by the caller."""
-    import adbc_driver_manager
-    import adbc_driver_postgresql.dbapi as adbc
-
-    try:
-        with adbc.connect(url) as connection:
-            yield connection
-    except adbc_driver_manager.Error as error:
         raise failure(url, doing, error) from error

@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dagster_project.failures import WarehouseError
 from dagster_project.identity import Table, quoted
 from dagster_project.warehouse import ledger
-from dagster_project.warehouse.connection import connect_arrow
+from dagster_project.warehouse.arrow import ArrowSession, connect_arrow
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState
 
 if TYPE_CHECKING:
-    import adbc_driver_postgresql.dbapi as adbc
     import pyarrow as pa
 
 STAGE = "mesh_stage"
@@ -103,30 +102,6 @@ class Plan:
 Planner = Callable[[TableState, dict[str, PartitionState]], Plan]
 
 
-class _Session:
-    """The statements of one transaction over the Arrow connection."""
-
-    def __init__(self, connection: adbc.Connection) -> None:
-        self._connection = connection
-
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            # COPY, the driver's default for results, takes no statement that writes.
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
-            if parameters:
-                cursor.execute(sql, tuple(parameters))
-            else:
-                cursor.execute(sql)
-            return cursor.fetchall() if cursor.description else []
-
-    def count(self, sql: str) -> int:
-        return int(self.run(sql)[0][0])
-
-    def ingest(self, name: str, reader: pa.RecordBatchReader) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.adbc_ingest(name, reader, mode="create", temporary=True)
-
-
 def load(
     url: str,
     target: Target,
@@ -141,15 +116,14 @@ def load(
     WarehouseError; then the table is as it was.
     """
     doing = f"loading {target.table}"
-    with connect_arrow(url, doing) as connection:
-        session = _Session(connection)
+    with connect_arrow(url, doing) as session:
         result = _load(session, target, plan, run_id, progress)
-        connection.commit()
+        session.commit()
         return result
 
 
 def _load(
-    session: _Session, target: Target, plan: Planner, run_id: str, progress: Callable[[int], None]
+    session: ArrowSession, target: Target, plan: Planner, run_id: str, progress: Callable[[int], None]
 ) -> Load:
     started = datetime.now(UTC)
     _prepare_ledger(session)
@@ -183,7 +157,7 @@ def _load(
     return result
 
 
-def _lock(session: _Session, name: str) -> None:
+def _lock(session: ArrowSession, name: str) -> None:
     """Until the transaction ends, nobody else loads what has this name."""
     session.run(
         "SELECT 1 FROM (SELECT pg_advisory_xact_lock($1::int, hashtext($2))) AS held",
@@ -191,7 +165,7 @@ def _lock(session: _Session, name: str) -> None:
     )
 
 
-def _prepare_ledger(session: _Session) -> None:
+def _prepare_ledger(session: ArrowSession) -> None:
     if session.run("SELECT to_regclass('mesh.models')::text")[0][0] is not None:
         return
     _lock(session, "mesh")
@@ -199,7 +173,7 @@ def _prepare_ledger(session: _Session) -> None:
         session.run(statement)
 
 
-def _prepare_table(session: _Session, target: Target) -> list[str] | None:
+def _prepare_table(session: ArrowSession, target: Target) -> list[str] | None:
     """Create the table or add what columns it lacks: the added ones, or None if it is new."""
     table = target.table
     wanted = (*target.own_columns, *target.columns)
@@ -239,7 +213,7 @@ def _canonical(postgres_type: str) -> str:
     return {"timestamptz": "timestamp with time zone"}.get(postgres_type, postgres_type)
 
 
-def _state(session: _Session, table: Table) -> tuple[TableState, dict[str, PartitionState]]:
+def _state(session: ArrowSession, table: Table) -> tuple[TableState, dict[str, PartitionState]]:
     rows = session.run(
         "SELECT version, position, rows FROM mesh.tables WHERE table_schema=$1 AND table_name=$2",
         (table.schema, table.name),
@@ -253,7 +227,7 @@ def _state(session: _Session, table: Table) -> tuple[TableState, dict[str, Parti
     return state, {row[0]: PartitionState(*row) for row in partitions}
 
 
-def _stage(session: _Session, plan: Plan, progress: Callable[[int], None]) -> int:
+def _stage(session: ArrowSession, plan: Plan, progress: Callable[[int], None]) -> int:
     """Stream the pieces into a temporary table; the number of rows."""
     import pyarrow as pa
 
@@ -288,7 +262,7 @@ def _is_text(schema: pa.Schema, name: str) -> bool:
     return bool(pa.types.is_string(schema.field(name).type))
 
 
-def _reject(session: _Session, target: Target, schema: pa.Schema, run_id: str) -> int:
+def _reject(session: ArrowSession, target: Target, schema: pa.Schema, run_id: str) -> int:
     """Move rows that cannot be loaded to the rejects table, found set-wise; how many."""
     faults = []
     for column in target.columns:
@@ -369,7 +343,7 @@ def _nothing(state: TableState, duplicates: int = 0) -> Load:
     return Load(0, 0, 0, duplicates, 0, 0, 0, rows=state.rows, version=state.version)
 
 
-def _overwrite(session: _Session, target: Target, plan: Plan, state: TableState) -> Load:
+def _overwrite(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
     if not plan.pieces and plan.position == state.position:
         return _nothing(state)
     count, digest = session.run(_content(target))[0]
@@ -388,11 +362,11 @@ def _overwrite(session: _Session, target: Target, plan: Plan, state: TableState)
     )
 
 
-def _affected(session: _Session, statement: str) -> int:
+def _affected(session: ArrowSession, statement: str) -> int:
     return session.count(f"WITH done AS ({statement} RETURNING 1) SELECT count(*) FROM done")
 
 
-def _append(session: _Session, target: Target, plan: Plan, state: TableState) -> Load:
+def _append(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
     count, digest = session.run(_content(target))[0]
     if not count:
         return _nothing(state)
@@ -410,7 +384,7 @@ def _append(session: _Session, target: Target, plan: Plan, state: TableState) ->
     )
 
 
-def _merge(session: _Session, target: Target, plan: Plan, state: TableState) -> Load:
+def _merge(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
     """By primary key; updated only if newer by cursor, then by extraction time, and different."""
     staged = session.count(f"SELECT count(*) FROM {STAGE}")
     if not staged:
@@ -452,7 +426,7 @@ def _merge(session: _Session, target: Target, plan: Plan, state: TableState) -> 
     )
 
 
-def _replace_partitions(session: _Session, target: Target, plan: Plan, state: TableState) -> Load:
+def _replace_partitions(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
     if not plan.pieces:
         return _nothing(state)
     assert target.partition
@@ -489,7 +463,7 @@ def _replace_partitions(session: _Session, target: Target, plan: Plan, state: Ta
 
 
 def _record(
-    session: _Session,
+    session: ArrowSession,
     target: Target,
     plan: Plan,
     done: Load,

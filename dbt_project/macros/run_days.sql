@@ -30,7 +30,11 @@
 {#- The predicate that keeps this run's days of a date column; `true` if the run has all days. -#}
 {% macro is_of_run_days(column) -%}
     {%- set days = run_days() -%}
-    {%- if days is none -%} true {%- else -%} {{ column }} in ({{ days | join(', ') }}) {%- endif -%}
+    {%- if days is none -%}
+        true
+    {%- else -%}
+        {{ column }} in ({{ days | join(', ') }})
+    {%- endif -%}
 {%- endmacro %}
 
 

@@ -1,4 +1,4 @@
-{#- Calendar days and months of UTC, so that a result does not depend on the session's time zone. -#}
+{#- Calendar days and months of UTC, so that no result depends on the time zone of a session. -#}
 {% macro utc_date(column) -%}
     ({{ column }} at time zone 'UTC')::date
 {%- endmacro %}

@@ -1,4 +1,4 @@
-{#- No other domain is joined here: a change of reference data must not rebuild a year of flights. -#}
+{#- Joins no other domain: a change of reference data must not rebuild a year of flights. -#}
 {{ config(
     materialized='incremental',
     incremental_strategy='append',

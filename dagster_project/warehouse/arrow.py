@@ -1,0 +1,86 @@
+"""One transaction over ADBC: Arrow record batches in, statements beside them.
+
+The driver's low-level interface is used, since its DB-API imports pandas, which costs seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dagster_project.warehouse.connection import failure
+
+if TYPE_CHECKING:
+    import adbc_driver_manager
+    import pyarrow as pa
+
+
+class ArrowSession:
+    """A connection inside a transaction; nothing is kept unless `commit` is called."""
+
+    def __init__(self, connection: adbc_driver_manager.AdbcConnection) -> None:
+        self._connection = connection
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Execute one statement with bound parameters; its rows, none if it gives none."""
+        import adbc_driver_manager
+        import pyarrow as pa
+
+        with adbc_driver_manager.AdbcStatement(self._connection) as statement:
+            # COPY, the driver's default for results, takes no statement that writes.
+            statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+            statement.set_sql_query(sql)
+            if parameters:
+                names = [str(number) for number in range(len(parameters))]
+                values = [pa.array([value]) for value in parameters]
+                statement.prepare()
+                statement.bind(pa.RecordBatch.from_arrays(values, names=names))
+            stream, _ = statement.execute_query()
+            reader = pa.RecordBatchReader.from_stream(stream)
+            if not reader.schema.names:
+                return []
+            columns = [column.to_pylist() for column in reader.read_all().columns]
+            return list(zip(*columns, strict=True))
+
+    def count(self, sql: str) -> int:
+        """The one number that the statement gives."""
+        return int(self.run(sql)[0][0])
+
+    def ingest(self, name: str, batches: pa.RecordBatchReader) -> None:
+        """Stream the batches into a new temporary table."""
+        import adbc_driver_manager as adbc
+
+        with adbc.AdbcStatement(self._connection) as statement:
+            options = adbc.StatementOptions
+            statement.set_options(
+                **{
+                    options.INGEST_TARGET_TABLE.value: name,
+                    options.INGEST_MODE.value: "adbc.ingest.mode.create",
+                    options.INGEST_TEMPORARY.value: "true",
+                }
+            )
+            statement.bind_stream(batches)
+            statement.execute_update()
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+
+@contextmanager
+def connect_arrow(url: str, doing: str) -> Iterator[ArrowSession]:
+    """A session in a transaction, which is rolled back unless it was committed.
+
+    Raises WarehouseError, or TransientWarehouseError where a rerun can mend it.
+    """
+    import adbc_driver_manager
+    import adbc_driver_postgresql
+
+    try:
+        with ExitStack() as stack:
+            database = stack.enter_context(adbc_driver_postgresql.connect(url))
+            connection = stack.enter_context(adbc_driver_manager.AdbcConnection(database))
+            connection.set_autocommit(False)
+            yield ArrowSession(connection)
+    except adbc_driver_manager.Error as error:
+        raise failure(url, doing, error) from error
