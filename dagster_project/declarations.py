@@ -85,7 +85,7 @@ def parse(path: Path) -> list[tuple[object, yaml.Node]]:
         raise DeclarationError(f"{path} does not exist") from None
     try:
         nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node]
-        documents = [found for found in yaml.load_all(text, Loader=_Loader) if found is not None]  # noqa: S506 - a safe loader
+        documents = [found for found in yaml.load_all(text, Loader=_Loader) if found is not None]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1

@@ -62,7 +62,9 @@ class DataProduct(Declared):
 class Domain(Declared):
     """What a domain says of itself in `dagster_project/defs/<domain>/domain.yaml`."""
 
-    owner: Owner = Field(description="Who answers for the domain: an e-mail address or team:<name>.")
+    owner: Owner = Field(
+        description="Who answers for the domain: an e-mail address or team:<name>."
+    )
     purpose: str = Field(min_length=1, description="Why the domain is there, in a sentence or two.")
     data_products: list[DataProduct] = Field(description="What it offers to others.")
     freshness: Duration = Field(description="How old its data products may become, such as 36h.")

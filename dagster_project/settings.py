@@ -89,7 +89,9 @@ class Settings(BaseSettings):
         3600, ge=1, description="Seconds after which a connector that still runs is stopped."
     )
     parallel_steps: int | None = Field(
-        None, ge=1, description="Steps of one run that may run side by side; the CPU count if unset."
+        None,
+        ge=1,
+        description="Steps of one run that may run side by side; the CPU count if unset.",
     )
     quality_server: str | None = Field(
         None, description="Set by the platform itself: where this run's validations are executed."

@@ -88,16 +88,16 @@ def status() -> None:
 
 
 @app.command()
-def sql(statement: Annotated[str, typer.Argument(help="One SQL statement; it can only read.")]) -> None:
+def sql(
+    statement: Annotated[str, typer.Argument(help="One SQL statement; it can only read.")],
+) -> None:
     """Ask the warehouse; the answer is CSV with one header line."""
     from dagster_project.cli.query import run_query
 
     run_query(get_settings(), statement)
 
 
-@app.command(
-    "exec", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@app.command("exec", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def execute(context: typer.Context) -> None:
     """Run any command with the platform around it: mesh exec dagster asset list …
 
@@ -113,9 +113,9 @@ def execute(context: typer.Context) -> None:
 @app.command()
 def install() -> None:
     """Make the connectors' environments and parse the dbt project, without running anything."""
+    from dagster_project.cli.run import install as make
     from dagster_project.cli.services import prepare_home
     from dagster_project.domain import domain_names
-    from dagster_project.cli.run import install as make
 
     settings = get_settings()
     prepare_home(settings)

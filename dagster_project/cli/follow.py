@@ -107,8 +107,10 @@ class Follower:
             self._progress.warned.append(name)
         else:
             self._progress.failed.append(name)
-            self._progress.errors.append(f"the check {check.check_name} of "
-                f"{check.asset_key.to_user_string()} failed: {check.description or _why(check)}")
+            self._progress.errors.append(
+                f"the check {check.check_name} of "
+                f"{check.asset_key.to_user_string()} failed: {check.description or _why(check)}"
+            )
 
 
 def _why(check: Any) -> str:
@@ -121,4 +123,6 @@ def in_order(depends: dict[str, Iterable[str]]) -> list[str]:
     """The domains, those that others depend on first."""
     from graphlib import TopologicalSorter
 
-    return list(TopologicalSorter({name: list(needs) for name, needs in depends.items()}).static_order())
+    return list(
+        TopologicalSorter({name: list(needs) for name, needs in depends.items()}).static_order()
+    )

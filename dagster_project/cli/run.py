@@ -28,8 +28,6 @@ from dagster_project.settings import Settings, get_settings
 if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
-    import dagster as dg
-
     from dagster_project.cli.follow import Follower
 
 _POLL = 0.4

@@ -36,7 +36,7 @@ def serve(settings: Settings, port: int) -> int:
             *(_program("dagster"), "dev", "--workspace", str(WORKSPACE)),
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),
         ]
-        print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)  # noqa: T201
+        print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)
         return _run_group(command)
 
 
@@ -72,9 +72,7 @@ def _run_group(command: Sequence[str]) -> int:
     """Run a program as a process group of its own, and end every process of it at the end."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
     try:
-        process = subprocess.Popen(  # noqa: S603 - what the user asked for
-            command, cwd=PROJECT, env=environment, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, start_new_session=True)
     except FileNotFoundError:
         raise MeshError(f"{command[0]}: no such program") from None
 

@@ -89,9 +89,7 @@ def _source(domain: str, connection: Connection, stream: StreamDeclaration) -> d
     )
 
 
-def _raw(
-    domain: str, connection: Connection, stream: StreamDeclaration
-) -> dg.AssetsDefinition:
+def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.AssetsDefinition:
     name = identity(domain, connection, stream)
     described = stream.json_schema["properties"]
     descriptions = {column: schema.get("description") for column, schema in described.items()}

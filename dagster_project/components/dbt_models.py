@@ -4,7 +4,6 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg

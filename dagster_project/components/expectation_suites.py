@@ -10,8 +10,8 @@ import dagster as dg
 from dagster_project.components.folder import domain_of
 from dagster_project.declarations import Declared
 from dagster_project.failures import DeclarationError
-from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
 from dagster_project.quality.server import validate_here_or_there
+from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
 from dagster_project.quality.validation import Outcome
 from dagster_project.settings import EXPECTATIONS, warehouse_url
 

@@ -13,5 +13,7 @@ def domain_of(path: Path) -> str:
     try:
         parts = Path(path).resolve().relative_to(DEFS).parts
     except ValueError:
-        raise DeclarationError(f"{path} is not under {DEFS}: a component belongs to a domain") from None
+        raise DeclarationError(
+            f"{path} is not under {DEFS}: a component belongs to a domain"
+        ) from None
     return parts[0]

@@ -114,7 +114,7 @@ def _running(
     command: list[str], timeout: float, who: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
     """The connector in a process group of its own, ended as a group whatever happens."""
-    process = subprocess.Popen(  # noqa: S603 - the program of a declared connector
+    process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

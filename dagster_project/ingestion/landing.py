@@ -128,7 +128,7 @@ def _batches(
     content: bytes, key: str, feed: FeedDeclaration, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
-    import pyarrow.csv as csv
+    from pyarrow import csv
 
     options = csv.ConvertOptions(
         column_types=schema,

@@ -64,7 +64,9 @@ class Conversation:
         if trace.get("type") == "ERROR":
             error = trace.get("error", {})
             # The first says what happened, later ones sum up.
-            self.error = self.error or error.get("message") or error.get("internal_message") or "no message"
+            self.error = (
+                self.error or error.get("message") or error.get("internal_message") or "no message"
+            )
         elif trace.get("type") == "STREAM_STATUS":
             status = trace["stream_status"]
             name = status["stream_descriptor"]["name"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dagster_project.identity import Stream
 from dagster_project.ingestion.declaration import Connection, DestinationSyncMode, StreamDeclaration
 from dagster_project.ingestion.records import (
     EXTRACTED_AT,
@@ -14,7 +15,6 @@ from dagster_project.ingestion.records import (
     arrow_schema,
     columns_of,
 )
-from dagster_project.identity import Stream
 from dagster_project.lake.commits import CommitLog, LakeObject
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState

@@ -30,9 +30,7 @@ def domain_definitions(name: str) -> dg.Definitions:
         selection=dg.AssetSelection.all(),
         description=f"All of {name}: from its sources to its data products.",
     )
-    return dg.Definitions.merge(
-        found, dg.Definitions(jobs=[job], executor=forking_executor)
-    )
+    return dg.Definitions.merge(found, dg.Definitions(jobs=[job], executor=forking_executor))
 
 
 def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
@@ -49,5 +47,3 @@ def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
 
     owned = definitions.map_resolved_asset_specs(func=own)
     return dg.Definitions.merge(owned)
-
-

@@ -31,7 +31,7 @@ def validation_server() -> Iterator[None]:
         yield
         return
     key = secrets.token_hex(16)
-    process = subprocess.Popen(  # noqa: S603 - this Python, this module
+    process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "dagster_project.quality.server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -97,8 +97,6 @@ def _serve() -> None:
         sys.stdout.write(f"{listener.address[1]}\n")
         sys.stdout.flush()
         # Requests wait in the backlog meanwhile.
-        import great_expectations  # noqa: F401
-        import great_expectations.core.expectation_suite
         import sqlalchemy.dialects.postgresql.psycopg2  # noqa: F401
 
         # Finished validations are not to be waited for.

@@ -91,7 +91,7 @@ def _is_parsed(manifest: Path, stamp: Path, digest: str) -> bool:
 
 
 def _parse(target: Path) -> None:
-    done = subprocess.run(  # noqa: S603 - the dbt of this environment
+    done = subprocess.run(
         [str(dbt_executable()), "--no-use-colors", "--quiet", "parse"],
         env=os.environ
         | dbt_environment(None)

@@ -123,7 +123,11 @@ def load(
 
 
 def _load(
-    session: ArrowSession, target: Target, plan: Planner, run_id: str, progress: Callable[[int], None]
+    session: ArrowSession,
+    target: Target,
+    plan: Planner,
+    run_id: str,
+    progress: Callable[[int], None],
 ) -> Load:
     started = datetime.now(UTC)
     _prepare_ledger(session)
@@ -395,9 +399,7 @@ def _merge(session: ArrowSession, target: Target, plan: Plan, state: TableState)
     stable = [c for c in others if c not in VOLATILE]
     age = [c for c in (target.cursor, "_airbyte_extracted_at") if c in columns]
     newest = ", ".join(f"{quoted(name)} DESC NULLS LAST" for name in age)
-    newer = (
-        f"({_names(age, 'excluded.')}) >= ({_names(age, 't.')})" if age else "true"
-    )
+    newer = f"({_names(age, 'excluded.')}) >= ({_names(age, 't.')})" if age else "true"
     if target.cursor:
         newer = f"(t.{quoted(target.cursor)} IS NULL OR {newer})"
     differs = (
@@ -406,7 +408,9 @@ def _merge(session: ArrowSession, target: Target, plan: Plan, state: TableState)
         else "false"
     )
     assignments = ", ".join(f"{quoted(c)} = excluded.{quoted(c)}" for c in others)
-    conflict = f"DO UPDATE SET {assignments} WHERE {newer} AND {differs}" if others else "DO NOTHING"
+    conflict = (
+        f"DO UPDATE SET {assignments} WHERE {newer} AND {differs}" if others else "DO NOTHING"
+    )
     new, changed, digest = session.run(
         f"WITH done AS (INSERT INTO {target.table.relation} AS t ({_names(columns)}) "
         f"SELECT DISTINCT ON ({key}) * FROM (SELECT {_selected(target, plan.schema)} "
@@ -426,7 +430,9 @@ def _merge(session: ArrowSession, target: Target, plan: Plan, state: TableState)
     )
 
 
-def _replace_partitions(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
+def _replace_partitions(
+    session: ArrowSession, target: Target, plan: Plan, state: TableState
+) -> Load:
     if not plan.pieces:
         return _nothing(state)
     assert target.partition
