@@ -1,4 +1,4 @@
-"""Reading the YAML files that domains own, so that a mistake names its file, its line and the mend."""
+"""Reading the YAML files that domains own: a mistake names its file, its line and the mend."""
 
 from __future__ import annotations
 
@@ -83,15 +83,27 @@ def parse(path: Path) -> list[tuple[object, yaml.Node]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DeclarationError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise DeclarationError(f"{path} is not UTF-8 text: {error}") from None
     try:
-        nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node]
-        documents = [found for found in yaml.load_all(text, Loader=_Loader) if found is not None]
+        nodes = list(yaml.compose_all(text, Loader=_Loader))
+        documents = list(yaml.load_all(text, Loader=_Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or str(error)
         raise DeclarationError(f"{path}:{line}: not valid YAML: {problem}") from None
-    return list(zip(documents, nodes, strict=True))
+    except ValueError as error:
+        # A value that looks like a date and is none: YAML does not say where it stands.
+        raise DeclarationError(
+            f"{path}: not valid YAML: {error}. Is there a date such as 2013-02-30 in it?"
+        ) from None
+    # An empty document, such as after a `---` at the end, is none.
+    return [
+        (document, node)
+        for document, node in zip(documents, nodes, strict=True)
+        if document is not None
+    ]
 
 
 def validate(

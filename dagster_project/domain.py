@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from dagster_project.declarations import Declared, read
+from dagster_project.declarations import Declared, line_of, parse, read
 from dagster_project.failures import DeclarationError
 from dagster_project.settings import DEFS
 
@@ -97,7 +97,9 @@ def read_domain(name: str) -> Domain:
     unknown = set(domain.depends_on) - set(domain_names()) | ({name} & set(domain.depends_on))
     if unknown:
         others = [other for other in domain_names() if other != name]
+        line = line_of(parse(path)[0][1], ("depends_on",))
         raise DeclarationError(
-            f"{path}: depends_on: {', '.join(sorted(unknown))}: must be of {', '.join(others)}"
+            f"{path}:{line}: depends_on: {', '.join(sorted(unknown))}: must be of "
+            f"{', '.join(others)}"
         )
     return domain

@@ -7,13 +7,16 @@ Nothing in this module imports a framework: an asset key is a tuple of strings.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
 #: The dbt project's name, as in dbt_project/dbt_project.yml.
 DBT_PROJECT = "mesh"
 
-#: A schema or a table name that needs no quoting in PostgreSQL (63 bytes at most).
+#: What PostgreSQL keeps of an identifier.
+NAME_BYTES = 63
+#: A schema or a table name that needs no quoting in PostgreSQL.
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 RAW_SUFFIX = "_raw"
@@ -25,6 +28,16 @@ def quoted(identifier: str) -> str:
     if "\x00" in identifier:
         raise ValueError("an SQL identifier cannot hold a NUL character")
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def _fitting(name: str, suffix: str) -> str:
+    """The name with the suffix, shortened to what PostgreSQL keeps of an identifier."""
+    whole = name + suffix
+    if len(whole.encode()) <= NAME_BYTES:
+        return whole
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    room = NAME_BYTES - len(f"_{digest}{suffix}")
+    return f"{name.encode()[:room].decode(errors='ignore')}_{digest}{suffix}"
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -62,7 +75,7 @@ class Table:
     @property
     def rejects(self) -> Table:
         """Where rows that could not be loaded are kept, with the reason."""
-        return Table(self.schema, f"{self.name}__rejects")
+        return Table(self.schema, _fitting(self.name, "__rejects"))
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

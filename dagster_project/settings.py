@@ -56,9 +56,12 @@ PostgresUrl = Annotated[SecretStr, AfterValidator(_postgresql)]
 
 
 class Settings(BaseSettings):
-    """The platform's settings, each from the environment variable of its name with MESH_ before it."""
+    """The platform's settings, each from the environment variable of its name after MESH_."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+    # A variable that is empty counts as one that is not set: MESH_HOME= is not the current folder.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
 
     env: Environment = Field(Environment.LOCAL, description="Which environment this is.")
     home: Path = Field(
@@ -119,7 +122,7 @@ class Settings(BaseSettings):
 def _unknown(environ: dict[str, str]) -> list[str]:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     lines = []
-    for name in sorted(set(n for n in environ if n.startswith(PREFIX)) - known):
+    for name in sorted({n for n in environ if n.startswith(PREFIX)} - known):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
         lines.append(f"{name} is not a setting: {hint}")
@@ -155,7 +158,7 @@ def warehouse_url(settings: Settings | None = None) -> str:
     settings = settings or get_settings()
     if settings.warehouse_url is None:
         raise SettingsError(
-            "no warehouse: MESH_WAREHOUSE_URL is not set. `mesh run`, `mesh ui` and `mesh exec` set "
-            "it to the embedded PostgreSQL; elsewhere it names yours"
+            "no warehouse: MESH_WAREHOUSE_URL is not set. `mesh run`, `mesh ui` and `mesh exec` "
+            "set it to the embedded PostgreSQL; elsewhere it names yours"
         )
     return settings.warehouse_url.get_secret_value()

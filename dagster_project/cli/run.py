@@ -23,6 +23,7 @@ from dagster_project.cli.progress import Display, DomainProgress
 from dagster_project.cli.services import prepare_home, services
 from dagster_project.domain import domain_folder, domain_names, read_domain
 from dagster_project.failures import BusyError, MeshError
+from dagster_project.quality.server import validation_server
 from dagster_project.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run_domains(settings: Settings, chosen: Sequence[str]) -> bool:
     for name in chosen:
         domain_folder(name)
     prepare_home(settings)
-    with _only_one(settings.home), services(settings):
+    with _only_one(settings.home), services(settings), validation_server():
         settings = get_settings()
         runs = [DomainProgress(name, str(uuid4())) for name in names]
         display = Display(runs)
@@ -126,16 +127,13 @@ class _Worker:
 
 def _fork_workers(settings: Settings, runs: Sequence[DomainProgress]) -> list[_Worker]:
     """A process a domain, forked after everything is imported and before anything is connected."""
-    import dagster_airbyte  # noqa: F401
-    import dagster_dbt  # noqa: F401
-
     import dagster_project.locations.location
     import dagster_project.orchestration.runs  # noqa: F401
-    from dagster_project.quality.server import ADDRESS
+    from dagster_project.orchestration.execution import preload
 
+    preload()
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    os.environ.pop(ADDRESS, None)
     context = multiprocessing.get_context("fork")
     workers = []
     for run in runs:

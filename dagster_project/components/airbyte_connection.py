@@ -8,7 +8,7 @@ import dagster as dg
 from dagster_airbyte import build_airbyte_assets_definitions
 
 from dagster_project.components.folder import domain_of
-from dagster_project.components.loading import load_metadata, table_metadata
+from dagster_project.components.loading import load_metadata, load_step, table_metadata
 from dagster_project.ingestion.declaration import Connection, StreamDeclaration, identity
 from dagster_project.ingestion.streams import load_stream, table_columns
 from dagster_project.ingestion.workspace import (
@@ -94,13 +94,15 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
     described = stream.json_schema["properties"]
     descriptions = {column: schema.get("description") for column, schema in described.items()}
 
-    @dg.asset(
+    spec = dg.AssetSpec(
         key=dg.AssetKey(list(name.table.asset_key)),
         deps=[dg.AssetKey(list(name.asset_key))],
         description=f"{stream.description}\n\nAs the source gave it, loaded from the lake.",
         kinds={"postgres", "table"},
         metadata=table_metadata(name.table, table_columns(stream), descriptions),
     )
+
+    @dg.multi_asset(name=load_step(name.table), specs=[spec])
     def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         done = load_stream(
             domain,

@@ -4,10 +4,11 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import metadata
 from typing import Any, Self
 
 import dagster as dg
-import orjson
 from dagster_dbt import (
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
@@ -15,6 +16,7 @@ from dagster_dbt import (
     DbtProject,
     dbt_assets,
 )
+from packaging.version import Version
 from pydantic import Field
 
 from dagster_project.components.folder import domain_of
@@ -37,6 +39,12 @@ from dagster_project.transformation.versions import (
     read_built,
     record_built,
 )
+
+#: The steps' names. Dagster takes every asset of a run over a range of partitions for partitioned
+#: (and plans an event a partition for each) if the last step by name is; so this one, which never
+#: is, comes last.
+WHOLE_STEP = "transform_"
+DAILY_STEP = "incremental_"
 
 
 class DailyModels(Declared):
@@ -106,8 +114,16 @@ class DbtModels(dg.Component):
         return dg.Definitions(assets=assets, resources={"dbt": DBT})
 
 
+class InstalledDbt(DbtCliResource):
+    """The dbt of this Python environment, whose version is known without starting it."""
+
+    @cached_property
+    def _cli_version(self) -> Version:
+        return Version(metadata.version("dbt-core"))
+
+
 #: One instance, so that the locations of several domains can be merged into one.
-DBT = DbtCliResource(
+DBT = InstalledDbt(
     project_dir=str(DBT_PROJECT_DIR),
     profiles_dir=str(DBT_PROJECT_DIR),
     dbt_executable=str(dbt_executable()),
@@ -128,7 +144,7 @@ def _whole(
         manifest=manifest,
         select=folder,
         exclude=" ".join(daily) or None,
-        name=f"dbt_{domain}",
+        name=f"{WHOLE_STEP}{domain}",
         dagster_dbt_translator=TableTranslator(),
         project=_project(),
         op_tags={"dagster/compute_kind": "dbt"},
@@ -164,7 +180,7 @@ def _daily(
     @dbt_assets(
         manifest=manifest,
         select=name,
-        name=f"dbt_{domain}_{name}",
+        name=f"{DAILY_STEP}{name}",
         dagster_dbt_translator=TableTranslator(),
         project=_project(),
         partitions_def=feed_partitions(feed),
@@ -178,8 +194,7 @@ def _daily(
         stale = decide_days(manifest, unique_id, raw, context.partition_keys, read_built(url))
         if not stale and output:
             yield _unchanged(output, read_built(url).version(table))
-        variables = {"days": sorted(stale)}
-        for event in _run(context, dbt, url, manifest, [unique_id] if stale else [], variables):
+        for event in _run(context, dbt, url, manifest, [unique_id] if stale else [], sorted(stale)):
             if getattr(event, "output_name", None) != output:
                 yield event
                 continue
@@ -207,7 +222,7 @@ def _run(
     url: str,
     manifest: Mapping[str, Any],
     unique_ids: tuple[str, ...] | list[str],
-    variables: Mapping[str, Any] | None = None,
+    days: list[str] | None = None,
 ) -> Iterator[Any]:
     """dbt's events for these models and their tests; nothing runs if there are none."""
     if not unique_ids:
@@ -215,12 +230,8 @@ def _run(
         return
     names = [models(manifest)[unique_id]["name"] for unique_id in unique_ids]
     context.log.info(f"building {len(names)} models: {', '.join(names)}")
-    arguments = ["build", "--select", " ".join(names)]
-    if variables:
-        arguments += ["--vars", orjson.dumps(variables).decode()]
-    os.environ.update(dbt_environment(url))
-    invocation = dbt.cli(arguments, context=context)
-    yield from invocation.stream()
+    os.environ.update(dbt_environment(url) | {"DBT_MESH_DAYS": ",".join(days or [])})
+    yield from dbt.cli(["build", "--select", " ".join(names)], context=context).stream()
 
 
 def _unchanged(output: str, version: str) -> dg.Output[Any]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import dagster as dg
 
 from dagster_project.components.folder import domain_of
-from dagster_project.components.loading import load_metadata, table_metadata
+from dagster_project.components.loading import load_metadata, load_step, table_metadata
 from dagster_project.identity import Feed
 from dagster_project.ingestion.landing import FeedDeclaration, load_feed, target_of
 from dagster_project.lake.store import Lake
@@ -52,17 +52,22 @@ class LandingFeed(dg.Component):
             kinds={"source", "csv"},
         )
 
-        @dg.asset(
+        spec = dg.AssetSpec(
             key=dg.AssetKey(list(target.table.asset_key)),
             deps=[landing.key],
-            description=f"{feed.description}\n\nAs the source gave it, loaded from the landing zone.",
+            description=f"{feed.description}\n\nAs the source gave it, loaded from where it landed.",
             kinds={"postgres", "table"},
             partitions_def=feed_partitions(feed),
-            backfill_policy=dg.BackfillPolicy.single_run(),
             metadata={
                 **table_metadata(target.table, (*target.own_columns, *target.columns), {}),
                 "dagster/partition_expr": feed.partition_column,
             },
+        )
+
+        @dg.multi_asset(
+            name=load_step(target.table),
+            specs=[spec],
+            backfill_policy=dg.BackfillPolicy.single_run(),
         )
         def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
             done = load_feed(

@@ -27,6 +27,11 @@ def table_metadata(
     }
 
 
+def load_step(table: Table) -> str:
+    """The name of the step that loads a table."""
+    return f"load_{table.schema}_{table.name}"
+
+
 def load_metadata(table: Table, done: Load) -> dict[str, Any]:
     """The counts of a load; all are rows."""
     metadata: dict[str, Any] = {

@@ -10,12 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from dagster_project.declarations import Declared, parse, validate
 from dagster_project.domain import domain_folder
-from dagster_project.failures import SettingsError
-from dagster_project.identity import Stream
+from dagster_project.failures import DeclarationError, SettingsError
+from dagster_project.identity import NAME_BYTES, Stream
 from dagster_project.settings import PREFIX, Environment, Settings
 
 CONNECTION_TYPE = "dagster_project.components.AirbyteConnection"
@@ -76,6 +76,13 @@ class StreamDeclaration(Declared):
         columns = self.json_schema.get("properties") or {}
         if not columns:
             raise ValueError("json_schema must have properties: they are the table's columns")
+        for name in columns:
+            if not 0 < len(name.encode()) <= NAME_BYTES or "\x00" in name:
+                raise ValueError(
+                    f"{name!r} cannot be a column: a name has at most {NAME_BYTES} bytes"
+                )
+            if name.startswith(("_airbyte_", "_mesh_")):
+                raise ValueError(f"{name} cannot be a column: the platform has names of this kind")
         for name in [*self.primary_key, *([self.cursor_field] if self.cursor_field else [])]:
             if name not in columns:
                 raise ValueError(f"{name} is not a property of json_schema")
@@ -185,8 +192,13 @@ def resolve_config(
             field = name.removeprefix(PREFIX).lower()
             if field in Settings.model_fields:
                 value = getattr(settings, field)
+                if isinstance(value, SecretStr):
+                    raise DeclarationError(
+                        f"{domain}/{connection.name}: {name} is a secret of the platform, which no "
+                        "connector is given: name a variable of the connection's own"
+                    )
                 if value is not None:
-                    return value
+                    return value if isinstance(value, int) else str(value)
         elif name in os.environ:
             return os.environ[name]
         missing.append(name)
@@ -215,6 +227,7 @@ def resolve_config(
 
 
 def declaration_path(domain: str) -> Path:
+    """Where a domain declares what enters it."""
     return domain_folder(domain) / "ingest" / "defs.yaml"
 
 
@@ -225,7 +238,7 @@ def read_connections(domain: str) -> list[Connection]:
 
 
 @lru_cache
-def _read(path: Path, modified: int) -> tuple[Connection, ...]:
+def _read(path: Path, _modified: int) -> tuple[Connection, ...]:
     return tuple(
         validate(path, Connection, document.get("attributes"), node, at=("attributes",))
         for document, node in parse(path)

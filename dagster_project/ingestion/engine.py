@@ -1,4 +1,4 @@
-"""The embedded engine: a connector as a subprocess, its records into the lake, one commit at the end.
+"""The embedded engine: a connector as a subprocess, its records into the lake, one commit.
 
 What an Airbyte server does for a connection, on one machine. Objects are written while records
 come; they become data when the commit is written, last, and only if every stream was whole.
@@ -7,6 +7,7 @@ come; they become data when the commit is written, last, and only if every strea
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from dagster_project.ingestion.declaration import (
     SyncMode,
 )
 from dagster_project.ingestion.environments import ensure_environment
+from dagster_project.ingestion.masking import masking, secrets_of
 from dagster_project.ingestion.protocol import Conversation, StreamProgress
 from dagster_project.ingestion.records import RecordBatches
 from dagster_project.lake.commits import Commit, CommitLog, LakeObject, StreamCommit
@@ -111,7 +113,7 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _running(
-    command: list[str], timeout: float, who: str
+    command: list[str], timeout: float, who: str, masked: Callable[[str], str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
     """The connector in a process group of its own, ended as a group whatever happens."""
     process = subprocess.Popen(
@@ -127,7 +129,7 @@ def _running(
 
     def drain(stream: IO[bytes]) -> None:
         for line in stream:
-            errors.append(line.decode(errors="replace").rstrip()[:500])
+            errors.append(masked(line.decode(errors="replace").rstrip())[:500])
             del errors[:-20]
 
     def give_up() -> None:
@@ -168,10 +170,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End the whole process group: asked first, then made to."""
     if not _signal_group(process, signal.SIGTERM):
         return
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=GRACE)
-    except subprocess.TimeoutExpired:
-        pass
     _signal_group(process, signal.SIGKILL)
     process.wait()
 
@@ -225,13 +225,19 @@ def sync(
     incremental = [s.name for s in connection.streams if s.sync_mode is SyncMode.INCREMENTAL]
     resume = [state[name] for name in incremental if name in state]
     command = connector_command(domain, connection, home)
-    heard = Conversation({name: StreamProgress() for name in writers})
+    masked = masking(secrets_of(connection))
+    heard = Conversation({name: StreamProgress() for name in writers}, masked=masked)
 
     with _inputs(config, connection.catalog(), resume) as inputs:
         arguments = [*command, "read", *inputs, *_manifest(domain, connection)]
-        with _running(arguments, timeout, who) as (process, errors):
+        with _running(arguments, timeout, who, masked) as (process, errors):
             assert process.stdout
-            _listen(process.stdout, heard, writers, progress)
+            try:
+                _listen(process.stdout, heard, writers, progress)
+            except SourceError as error:
+                raise SourceError(
+                    f"{who}: the sync failed and nothing of it is used: {masked(str(error))}"
+                ) from None
             if heard.error is not None:
                 _end(process)
         exit_code = process.returncode
@@ -281,6 +287,27 @@ def _version(stream: StreamDeclaration, writer: _Writer, last: Commit | None) ->
     return chained.hexdigest()[:32]
 
 
+def _message(line: bytes) -> dict[str, Any] | None:
+    """The protocol message that a line is; None if it is something else.
+
+    Raises SourceError for a record that cannot be read: it must not be lost among other output.
+    """
+    try:
+        message = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        if not line.lstrip().startswith(b"{") or b'"RECORD"' not in line:
+            return None
+        try:
+            # Python connectors can print NaN and Infinity, which are numbers, though not JSON's.
+            message = json.loads(line)
+            orjson.dumps(message)
+        except (ValueError, TypeError) as error:
+            raise SourceError(
+                f"the connector sent a record that is not valid JSON ({type(error).__name__})"
+            ) from None
+    return message if isinstance(message, dict) and "type" in message else None
+
+
 def _listen(
     lines: IO[bytes],
     heard: Conversation,
@@ -289,24 +316,30 @@ def _listen(
 ) -> None:
     told = time.monotonic()
     for line in lines:
-        try:
-            message = orjson.loads(line)
-            kind = message.get("type")
-        except (orjson.JSONDecodeError, AttributeError):
+        message = _message(line)
+        if message is None:
             # Not of the protocol: something the connector's libraries printed.
             heard.note(line.decode(errors="replace").rstrip())
             continue
-        if kind != "RECORD":
-            heard.hear(message)
-            if heard.error is not None:
-                # Nothing of this sync will be used; many connectors go on for minutes.
-                return
-            continue
-        record = message["record"]
-        name = record["stream"]
+        try:
+            if message["type"] != "RECORD":
+                heard.hear(message)
+                if heard.error is not None:
+                    # Nothing of this sync will be used; many connectors go on for minutes.
+                    return
+                continue
+            record = message["record"]
+            name, data, emitted_at = record["stream"], record["data"], int(record["emitted_at"])
+            if not isinstance(data, dict):
+                raise TypeError("its data is not an object")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SourceError(
+                f"the connector sent a {message.get('type')} message that is not of the Airbyte "
+                f"protocol ({type(error).__name__}: {error})"
+            ) from None
         if name not in writers:
             raise SourceError(f"the connector sent a record of {name}, which is not declared")
-        writers[name].add(record["data"], int(record["emitted_at"]))
+        writers[name].add(data, emitted_at)
         stream = heard.streams[name]
         stream.records += 1
         if stream.records % 1000 == 0 and time.monotonic() - told >= 1.0:

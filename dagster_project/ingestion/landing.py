@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -181,8 +182,8 @@ def load_feed(
         )
 
     def plan(state: TableState, loaded: dict[str, PartitionState]) -> Plan:
-        pieces = []
-        for day in sorted(days):
+        pieces, confirmed = [], []
+        for day in sorted(set(days)):
             item = found[day]
             before = loaded.get(day)
             if before and (before.object, before.object_version) == (item.key, item.version):
@@ -190,9 +191,10 @@ def load_feed(
             content = lake.read(item.key)
             digest = hashlib.sha256(content).hexdigest()[:32]
             if before and before.version == digest and before.object == item.key:
+                confirmed.append(replace(before, object_version=item.version))
                 continue
             pieces.append(_piece(item, day, content, digest))
-        return Plan(schema, pieces, state.position)
+        return Plan(schema, pieces, state.position, confirmed)
 
     def _piece(item: Object, day: str, content: bytes, digest: str) -> Piece:
         return Piece(

@@ -5,7 +5,7 @@ https://docs.airbyte.com/platform/understanding-airbyte/airbyte-protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class Conversation:
     state: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     last_logs: list[str] = field(default_factory=list)
+    #: Applied to whatever the connector said in words.
+    masked: Callable[[str], str] = lambda text: text
 
     def hear(self, message: dict[str, Any]) -> None:
         """Take note of a message that is not a record."""
@@ -44,7 +46,7 @@ class Conversation:
 
     def note(self, line: str) -> None:
         """Keep the last few lines of what a connector logged, for an error's message."""
-        self.last_logs.append(line[:500])
+        self.last_logs.append(self.masked(line)[:500])
         del self.last_logs[:-20]
 
     def _hear_state(self, state: dict[str, Any]) -> None:
@@ -64,9 +66,8 @@ class Conversation:
         if trace.get("type") == "ERROR":
             error = trace.get("error", {})
             # The first says what happened, later ones sum up.
-            self.error = (
-                self.error or error.get("message") or error.get("internal_message") or "no message"
-            )
+            message = error.get("message") or error.get("internal_message") or "no message"
+            self.error = self.error or self.masked(str(message))
         elif trace.get("type") == "STREAM_STATUS":
             status = trace["stream_status"]
             name = status["stream_descriptor"]["name"]
@@ -79,9 +80,10 @@ class Conversation:
         A stream is whole only if the connector exited 0, sent no TRACE ERROR, said COMPLETE for
         it, and the counts in its state messages add up to the records that came.
         """
-        found = []
         if self.error is not None:
-            found.append(f"it reported: {self.error}")
+            # It is stopped there: how it ended says no more.
+            return [f"it reported: {self.error}"]
+        found = []
         if exit_code != 0:
             found.append(f"it ended with exit code {exit_code}")
         for name, stream in self.streams.items():

@@ -47,7 +47,7 @@ def _exact(kind: type, *others: type) -> Callable[[Any], Any]:
 def _integer(value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    number = _exact(int)(value)
+    number: int = _exact(int)(value)
     if not -(2**63) <= number < 2**63:
         raise ValueError("outside 64 bits")
     return number
@@ -58,6 +58,17 @@ def _text(value: Any) -> str:
     if "\x00" in text:
         raise ValueError("with a NUL character, which PostgreSQL cannot hold")
     return text
+
+
+def _without_nul(value: Any) -> Any:
+    """The value with every NUL character, which jsonb cannot hold, as the replacement character."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, Mapping):
+        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +162,8 @@ class RecordBatches:
             arrays.append(self._column(name, kind, values, changes))
         meta = [_META_WHOLE] * rows
         for row, faults in changes.items():
-            meta[row] = orjson.dumps({"changes": faults, "record": records[row]}).decode()
+            kept = {"changes": faults, "record": _without_nul(records[row])}
+            meta[row] = orjson.dumps(kept).decode()
         self.undeclared.update(set().union(*records) - self._columns.keys())
         random = os.urandom(16 * rows).hex()
         identifiers = [random[i : i + 32] for i in range(0, 32 * rows, 32)]

@@ -1,7 +1,7 @@
 """`dagster-airbyte`'s workspace and client, with the connectors run here, as subprocesses.
 
-The assets come from dagster-airbyte's own factory; only the calls to an Airbyte server are replaced.
-What the client answers has the form of Airbyte's public and configuration API.
+The assets come from dagster-airbyte's own factory; only the calls to an Airbyte server are
+replaced. What the client answers has the form of Airbyte's public and configuration API.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from dagster_project.settings import get_settings
 
 
 def connection_id(domain: str, connection: Connection) -> str:
+    """`<domain>/<connection>`, which stands for the identifier that an Airbyte server gives."""
     return f"{domain}/{connection.name}"
 
 

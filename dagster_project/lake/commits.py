@@ -1,7 +1,7 @@
 """Which objects of a connection are data: a log of commits, one a sync that ended whole.
 
-A sync writes its objects first and its commit last, under the next number, which only one writer can
-create. Objects that no commit names (a sync was stopped) are never data.
+A sync writes its objects first and its commit last, under the next number, which only one writer
+can create. Objects that no commit names (a sync was stopped) are never data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from dagster_project.failures import BusyError
-from dagster_project.lake.store import AlreadyThere, Lake
+from dagster_project.lake.store import AlreadyThereError, Lake
 
 
 class LakeObject(BaseModel):
@@ -35,7 +35,7 @@ class StreamCommit(BaseModel):
     sync_mode: str
     destination_sync_mode: str
     generation: int
-    #: The same for two syncs that brought the same: a digest of the records, or of what came before.
+    #: The same for two syncs that brought the same: a digest of the records and what came before.
     version: str
 
 
@@ -93,7 +93,7 @@ class CommitLog:
         """Make the commit's objects data. Raises BusyError if another sync came first."""
         try:
             self._lake.create_json(self._key(commit.number), commit.model_dump())
-        except AlreadyThere:
+        except AlreadyThereError:
             raise BusyError(
                 f"{self._connection}: another sync of this connection ended meanwhile (commit "
                 f"{commit.number}). What this one wrote is not used; run it again."

@@ -25,7 +25,7 @@ class Object:
     version: str
 
 
-class AlreadyThere(LakeError):
+class AlreadyThereError(LakeError):
     """An object that was to be created exists."""
 
 
@@ -51,13 +51,13 @@ class Lake:
         return f"{self.url}/{key}"
 
     def create(self, key: str, content: bytes) -> None:
-        """Write a new object, whole or not at all. Raises AlreadyThere if it exists."""
+        """Write a new object, whole or not at all. Raises AlreadyThereError if it exists."""
         import obstore
 
         try:
             obstore.put(self.store, key, content, mode="create")
         except obstore.exceptions.AlreadyExistsError:
-            raise AlreadyThere(f"{self.address(key)} exists already") from None
+            raise AlreadyThereError(f"{self.address(key)} exists already") from None
         except (obstore.exceptions.BaseError, OSError) as error:
             raise LakeError(f"{self.address(key)} could not be written: {error}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from importlib import import_module
 
@@ -28,14 +28,23 @@ from dagster_project.settings import get_settings
 #: What steps import, by the prefix of their names: loaded before they are forked. None of these
 #: modules opens a connection or starts a thread when it is imported.
 PRELOADED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (("dbt_",), ("dbt.adapters.postgres", "dbt.cli.main", "psycopg")),
+    (("transform_", "incremental_"), ("dbt.adapters.postgres", "dbt.cli.main", "psycopg")),
     (
-        (),
+        ("airbyte_", "load_"),
         ("pyarrow.parquet", "pyarrow.csv", "adbc_driver_postgresql", "obstore.store"),
     ),
 )
 #: Steps of this prefix run expectations.
 EXPECTATIONS_STEP = "expect_"
+
+
+def preload(steps: Iterable[str] | None = None) -> None:
+    """Import what these steps (None: steps of every kind) import, so that their forks have it."""
+    names = None if steps is None else tuple(steps)
+    for prefixes, modules in PRELOADED:
+        if names is None or any(name.startswith(prefixes) for name in names):
+            for module in modules:
+                import_module(module)
 
 
 class ForkingExecutor(MultiprocessExecutor):
@@ -48,10 +57,7 @@ class ForkingExecutor(MultiprocessExecutor):
         with ExitStack() as stack:
             if any(key.startswith(EXPECTATIONS_STEP) for key in steps):
                 stack.enter_context(validation_server())
-            for prefixes, modules in PRELOADED:
-                if any(key.startswith(prefixes) or not prefixes for key in steps):
-                    for module in modules:
-                        import_module(module)
+            preload(steps)
             yield from super().execute(plan_context, execution_plan)
 
 

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 
 from dagster_project.failures import MeshError, WarehouseError
@@ -22,11 +24,17 @@ from dagster_project.quality.validation import Outcome, validate
 #: `port:key`, set for the processes of a run.
 ADDRESS = "MESH_QUALITY_SERVER"
 _HOST = "127.0.0.1"
+#: What a validation imports; loaded once, before any is forked.
+PRELOADED = (
+    "great_expectations",
+    "great_expectations.core.expectation_suite",
+    "sqlalchemy.dialects.postgresql.psycopg2",
+)
 
 
 @contextmanager
 def validation_server() -> Iterator[None]:
-    """While it lasts, this process's children validate through a server; one that is there serves."""
+    """While it lasts, this process's children validate through a server, if need be a new one."""
     if os.environ.get(ADDRESS):
         yield
         return
@@ -38,7 +46,8 @@ def validation_server() -> Iterator[None]:
         text=True,
         start_new_session=True,
     )
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     try:
         process.stdin.write(key + "\n")
         process.stdin.flush()
@@ -67,7 +76,7 @@ def validate_here_or_there(url: str, suite: Suite, checks: Sequence[str]) -> lis
         with Client((_HOST, int(port)), authkey=key.encode()) as connection:
             connection.send((url, suite, list(checks)))
             answer = connection.recv()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, AuthenticationError) as error:
         raise WarehouseError(
             f"{suite.table} could not be validated: the validation process ended ({error!r}). Run "
             "the checks again"
@@ -97,7 +106,8 @@ def _serve() -> None:
         sys.stdout.write(f"{listener.address[1]}\n")
         sys.stdout.flush()
         # Requests wait in the backlog meanwhile.
-        import sqlalchemy.dialects.postgresql.psycopg2  # noqa: F401
+        for module in PRELOADED:
+            import_module(module)
 
         # Finished validations are not to be waited for.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -108,7 +118,7 @@ def _serve() -> None:
                 return
             try:
                 connection = listener.accept()
-            except (OSError, EOFError):
+            except (OSError, EOFError, AuthenticationError):
                 continue
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Suites of expectations as they lie in `expectations/<domain>/`, read without Great Expectations."""
+"""Suites of expectations, as they lie in `expectations/`, read without Great Expectations."""
 
 from __future__ import annotations
 

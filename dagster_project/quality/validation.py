@@ -44,7 +44,7 @@ def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
     ]
     try:
         context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+        context.variables.progress_bars = {"globally": False}
         source = context.data_sources.add_postgres(
             "warehouse", connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
         )
@@ -60,7 +60,7 @@ def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
         raise WarehouseError(
             f"{suite.table} could not be validated: {masked(str(error))}"
         ) from None
-    by_check = {r.expectation_config.meta["check"]: r for r in result.results}  # type: ignore[union-attr,index]
+    by_check = {r.expectation_config.meta["check"]: r for r in result.results}
     return [_outcome(expectation.check, by_check[expectation.check]) for expectation in chosen]
 
 

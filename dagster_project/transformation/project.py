@@ -31,6 +31,8 @@ def dbt_executable() -> Path:
 def dbt_environment(warehouse_url: str | None) -> dict[str, str]:
     """The environment variables that dbt_project/profiles.yml reads, and dbt's own settings."""
     environment = {
+        # Where dbt finds what it parsed, and leaves what each invocation made.
+        "DBT_TARGET_PATH": str(get_settings().dbt_target.absolute()),
         "DBT_PROFILES_DIR": str(DBT_PROJECT_DIR),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DO_NOT_TRACK": "1",
@@ -91,10 +93,12 @@ def _is_parsed(manifest: Path, stamp: Path, digest: str) -> bool:
 
 
 def _parse(target: Path) -> None:
+    known = get_settings().warehouse_url
     done = subprocess.run(
         [str(dbt_executable()), "--no-use-colors", "--quiet", "parse"],
         env=os.environ
-        | dbt_environment(None)
+        # What dbt parsed for one connection it does not use for another.
+        | dbt_environment(known.get_secret_value() if known else None)
         | {
             "DBT_TARGET_PATH": str(target),
             "DBT_LOG_PATH": str(target),
@@ -110,7 +114,7 @@ def _parse(target: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, modified: int) -> Mapping[str, Any]:
+def _read(path: Path, _modified: int) -> Mapping[str, Any]:
     manifest: Mapping[str, Any] = orjson.loads(path.read_bytes())
     return manifest
 

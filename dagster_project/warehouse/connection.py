@@ -13,7 +13,8 @@ from dagster_project.failures import TransientWarehouseError, WarehouseError
 if TYPE_CHECKING:
     import psycopg
 
-#: PostgreSQL's error classes that can pass by themselves: connection, resources, shutdown, deadlock.
+#: PostgreSQL's error classes that can pass by themselves: connection, resources, shutdown,
+#: deadlock.
 _TRANSIENT = ("08", "53", "57P", "40")
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
 

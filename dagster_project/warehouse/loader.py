@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STAGE = "mesh_stage"
 PIECES = "mesh_pieces"
 PIECE = "_mesh_piece"
+PLACE = "_mesh_place"
 META = "_airbyte_meta"
 #: What `_airbyte_meta` holds of a row that was whole.
 WHOLE = '{"changes":[]}'
@@ -96,6 +97,8 @@ class Plan:
     schema: pa.Schema
     pieces: Sequence[Piece]
     position: int
+    #: Partitions whose object was written anew with the content that the table holds already.
+    confirmed: Sequence[PartitionState] = ()
 
 
 #: Decides what to load, given what the table holds; called while nobody else loads the table.
@@ -130,13 +133,14 @@ def _load(
     progress: Callable[[int], None],
 ) -> Load:
     started = datetime.now(UTC)
-    _prepare_ledger(session)
+    _prepare_schemas(session, target.table)
     _lock(session, str(target.table))
     new_columns = _prepare_table(session, target)
     fresh = new_columns is None
     state, partitions = _state(session, target.table)
     if fresh:
         # The table was dropped since, or never there: what the ledger says of it is void.
+        _forget(session, target.table)
         state, partitions = TableState(), {}
     wanted = plan(state, partitions)
     load_id = str(uuid.uuid4())
@@ -156,7 +160,8 @@ def _load(
         objects=len(wanted.pieces),
         new_columns=tuple(new_columns or ()),
     )
-    if wanted.pieces or result.did_change or wanted.position != state.position or fresh:
+    moved_on = wanted.position != state.position or wanted.confirmed
+    if wanted.pieces or result.did_change or moved_on or fresh:
         _record(session, target, wanted, result, load_id, run_id, started)
     return result
 
@@ -169,12 +174,21 @@ def _lock(session: ArrowSession, name: str) -> None:
     )
 
 
-def _prepare_ledger(session: ArrowSession) -> None:
-    if session.run("SELECT to_regclass('mesh.models')::text")[0][0] is not None:
+def _prepare_schemas(session: ArrowSession, table: Table) -> None:
+    """Create the ledger and the table's schema, in a transaction of their own.
+
+    Tables of one schema are loaded at once: the first must not hold up the others to its end.
+    """
+    there = session.run(
+        "SELECT to_regclass('mesh.models') IS NOT NULL AND to_regnamespace($1) IS NOT NULL",
+        (quoted(table.schema),),
+    )
+    if there[0][0]:
         return
     _lock(session, "mesh")
-    for statement in ledger.STATEMENTS:
+    for statement in (*ledger.STATEMENTS, f"CREATE SCHEMA IF NOT EXISTS {quoted(table.schema)}"):
         session.run(statement)
+    session.commit()
 
 
 def _prepare_table(session: ArrowSession, target: Target) -> list[str] | None:
@@ -189,7 +203,6 @@ def _prepare_table(session: ArrowSession, target: Target) -> list[str] | None:
         )
     )
     if not there:
-        session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(table.schema)}")
         columns = [f"{quoted(c.name)} {c.type}" for c in wanted]
         if target.primary_key:
             columns.append(f"PRIMARY KEY ({_names(target.primary_key)})")
@@ -231,23 +244,42 @@ def _state(session: ArrowSession, table: Table) -> tuple[TableState, dict[str, P
     return state, {row[0]: PartitionState(*row) for row in partitions}
 
 
+def _forget(session: ArrowSession, table: Table) -> None:
+    for ledgered in ("mesh.tables", "mesh.partitions"):
+        session.run(
+            f"DELETE FROM {ledgered} WHERE table_schema = $1 AND table_name = $2",
+            (table.schema, table.name),
+        )
+
+
 def _stage(session: ArrowSession, plan: Plan, progress: Callable[[int], None]) -> int:
     """Stream the pieces into a temporary table; the number of rows."""
     import pyarrow as pa
 
     schema = plan.schema.append(pa.field(PIECE, pa.int32()))
     received = 0
+    failed: list[Exception] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal received
-        for index, piece in enumerate(plan.pieces):
-            for batch in piece.batches():
-                number = pa.repeat(pa.scalar(index, pa.int32()), batch.num_rows)
-                yield pa.RecordBatch.from_arrays([*batch.columns, number], schema=schema)
-                received += batch.num_rows
-                progress(received)
+        try:
+            for index, piece in enumerate(plan.pieces):
+                for batch in piece.batches():
+                    number = pa.repeat(pa.scalar(index, pa.int32()), batch.num_rows)
+                    yield pa.RecordBatch.from_arrays([*batch.columns, number], schema=schema)
+                    received += batch.num_rows
+                    progress(received)
+        except Exception as error:
+            failed.append(error)
+            raise
 
-    session.ingest(STAGE, pa.RecordBatchReader.from_batches(schema, batches()))
+    try:
+        session.ingest(STAGE, pa.RecordBatchReader.from_batches(schema, batches()))
+    except Exception as error:
+        if failed:
+            # The driver knows only that its input ended; this is why.
+            raise failed[0] from error
+        raise
     pieces = pa.RecordBatch.from_pydict(
         {
             "piece": pa.array(range(len(plan.pieces)), pa.int32()),
@@ -398,10 +430,8 @@ def _merge(session: ArrowSession, target: Target, plan: Plan, state: TableState)
     others = [c for c in columns if c not in target.primary_key]
     stable = [c for c in others if c not in VOLATILE]
     age = [c for c in (target.cursor, "_airbyte_extracted_at") if c in columns]
-    newest = ", ".join(f"{quoted(name)} DESC NULLS LAST" for name in age)
-    newer = f"({_names(age, 'excluded.')}) >= ({_names(age, 't.')})" if age else "true"
-    if target.cursor:
-        newer = f"(t.{quoted(target.cursor)} IS NULL OR {newer})"
+    newest = "".join(f"{quoted(name)} DESC NULLS LAST, " for name in age)
+    newer = _is_newer(age)
     differs = (
         f"({_names(stable, 'excluded.')}) IS DISTINCT FROM ({_names(stable, 't.')})"
         if stable
@@ -413,8 +443,10 @@ def _merge(session: ArrowSession, target: Target, plan: Plan, state: TableState)
     )
     new, changed, digest = session.run(
         f"WITH done AS (INSERT INTO {target.table.relation} AS t ({_names(columns)}) "
-        f"SELECT DISTINCT ON ({key}) * FROM (SELECT {_selected(target, plan.schema)} "
-        f"FROM {STAGE} s) AS typed ORDER BY {key}{', ' + newest if newest else ''} "
+        f"SELECT DISTINCT ON ({key}) {_names(columns)} FROM (SELECT "
+        f"{_selected(target, plan.schema)}, s.ctid AS {PLACE} FROM {STAGE} s) AS typed "
+        # Of rows that are equally new, the one that came last.
+        f"ORDER BY {key}, {newest}{PLACE} DESC "
         f"ON CONFLICT ({key}) {conflict} "
         f"RETURNING t.xmax = 0 AS is_new, hashtextextended(ROW({_names(columns, 't.')})::text, 0) "
         "AS digest) SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new), "
@@ -427,6 +459,18 @@ def _merge(session: ArrowSession, target: Target, plan: Plan, state: TableState)
         changed=int(changed),
         rows=state.rows + int(new),
         version=version,
+    )
+
+
+def _is_newer(age: Sequence[str]) -> str:
+    """Whether `excluded` is at least as new as `t`, column by column; null is older than all."""
+    if not age:
+        return "true"
+    first, rest = quoted(age[0]), _is_newer(age[1:])
+    return (
+        f"(excluded.{first} > t.{first} "
+        f"OR (t.{first} IS NULL AND excluded.{first} IS NOT NULL) "
+        f"OR (excluded.{first} IS NOT DISTINCT FROM t.{first} AND {rest}))"
     )
 
 
@@ -493,13 +537,13 @@ def _record(
         "changed_at = CASE WHEN t.version = excluded.version THEN t.changed_at ELSE now() END",
         (*table, done.version, plan.position, done.rows, load_id),
     )
-    for partition in done.partitions:
+    for partition in (*done.partitions, *plan.confirmed):
         session.run(
-            "INSERT INTO mesh.partitions SELECT $1, $2, $3, $4, $5, $6, $7, $8, now() "
+            "INSERT INTO mesh.partitions AS p SELECT $1, $2, $3, $4, $5, $6, $7, $8, now() "
             "ON CONFLICT (table_schema, table_name, partition) DO UPDATE SET "
             "version = excluded.version, rows = excluded.rows, object = excluded.object, "
             "object_version = excluded.object_version, load_id = excluded.load_id, "
-            "changed_at = now()",
+            "changed_at = CASE WHEN p.version = excluded.version THEN p.changed_at ELSE now() END",
             (
                 *(*table, partition.partition, partition.version, partition.rows),
                 *(partition.object, partition.object_version, load_id),

@@ -1,10 +1,13 @@
 {#-
-  The days of this run: the variable `days`, a list of ISO dates such as ['2013-01-01'].
-  Returns a list of SQL date literals, or none if the variable is not given, which means all days.
+  The days of this run: the variable `days`, a list of ISO dates such as ['2013-01-01'], or the
+  environment variable DBT_MESH_DAYS, ISO dates with commas between, which comes first (a changed
+  --vars makes dbt parse the whole project again, a changed environment variable does not).
+  Returns a list of SQL date literals, or none if neither is given, which means all days.
   Raises a compilation error for anything else, so that a mistyped day never reaches SQL.
 -#}
 {% macro run_days() %}
-    {% set days = var('days', none) %}
+    {% set listed = env_var('DBT_MESH_DAYS', '') %}
+    {% set days = listed.split(',') if listed else var('days', none) %}
     {% if days is none %}
         {{ return(none) }}
     {% endif %}
