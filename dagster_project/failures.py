@@ -47,5 +47,9 @@ class TransientWarehouseError(WarehouseError):
     transient = True
 
 
+class TransformationError(MeshError):
+    """dbt could not build a model, or one of its tests failed."""
+
+
 class LakeError(MeshError):
     """An object could not be read or written, or is not what its name promises."""

@@ -34,6 +34,11 @@ def waiting_range(domain: str) -> tuple[str, str] | None:
     return (min(days), max(days)) if days else None
 
 
+def load_pipeline(domain: str) -> None:
+    """Load the domain's definitions, so that its run need not; opens no connection."""
+    domain_definitions(domain).get_repository_def()
+
+
 def run_pipeline(domain: str, run_id: str, partitions: tuple[str, str] | None) -> bool:
     """Run the domain's job once; whether it succeeded. Partitioned assets only if days wait."""
     assets = None

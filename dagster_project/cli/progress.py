@@ -44,6 +44,10 @@ class DomainProgress:
             return 0.0
         return (self.ended or time.time()) - self.started
 
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.ended is not None
+
     @property
     def succeeded(self) -> bool:
         return self.state == "succeeded"

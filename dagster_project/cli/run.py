@@ -55,7 +55,7 @@ def run_domains(settings: Settings, chosen: Sequence[str]) -> bool:
         finally:
             _end(workers)
     display.summary()
-    _say_next(display, settings)
+    _say_next(display)
     return all(run.succeeded for run in runs)
 
 
@@ -156,9 +156,10 @@ def _work(domain: str, run_id: str, pipe: Pipe, log: Path) -> None:
         os.dup2(out.fileno(), 2)
         sys.stdout = sys.stderr = out
         try:
-            from dagster_project.cli.pipeline import prepare_pipeline, run_pipeline
+            from dagster_project.cli.pipeline import load_pipeline, prepare_pipeline, run_pipeline
 
             partitions = _in_a_fork(prepare_pipeline, domain)
+            load_pipeline(domain)
             if pipe.recv() != "run":
                 return
             succeeded = run_pipeline(domain, run_id, partitions)
@@ -213,18 +214,18 @@ def _drive(runs: Sequence[DomainProgress], workers: Sequence[_Worker], display: 
             for worker in workers:
                 _advance(worker, by_name, followers[worker.progress.domain])
             display.update()
-            if all(run.ended is not None for run in runs):
+            if all(run.is_over() for run in runs):
                 return
             time.sleep(_POLL)
 
 
 def _advance(worker: _Worker, runs: dict[str, DomainProgress], follower: Follower) -> None:
     run = worker.progress
-    if run.ended is not None:
+    if run.is_over():
         return
     if run.state == "waiting":
         upstream = [runs[n] for n in read_domain(run.domain).depends_on if n in runs]
-        if any(up.ended is not None and not up.succeeded for up in upstream):
+        if any(up.is_over() and not up.succeeded for up in upstream):
             run.state, run.ended = "not run", time.time()
             run.errors.append("not run, since what it depends on failed")
             worker.pipe.send("skip")
@@ -237,7 +238,7 @@ def _advance(worker: _Worker, runs: dict[str, DomainProgress], follower: Followe
     if alive:
         return
     follower.read()
-    if run.ended is None or worker.process.exitcode not in (0, 1):
+    if not run.is_over() or worker.process.exitcode not in (0, 1):
         run.state, run.ended = "failed", run.ended or time.time()
     with contextlib.suppress(EOFError, OSError):
         if worker.pipe.poll():
@@ -261,7 +262,7 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.join()
 
 
-def _say_next(display: Display, settings: Settings) -> None:
+def _say_next(display: Display) -> None:
     display.note("")
     display.note("Browse it:  make ui        (or .venv/bin/mesh ui)")
     display.note('Ask it:     .venv/bin/mesh sql "SELECT * FROM flights.on_time_by_carrier"')

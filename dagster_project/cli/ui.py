@@ -76,7 +76,7 @@ def _run_group(command: Sequence[str]) -> int:
     except FileNotFoundError:
         raise MeshError(f"{command[0]}: no such program") from None
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         _signal(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

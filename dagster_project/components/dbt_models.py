@@ -16,12 +16,14 @@ from dagster_dbt import (
     DbtProject,
     dbt_assets,
 )
+from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from packaging.version import Version
 from pydantic import Field
 
 from dagster_project.components.folder import domain_of
 from dagster_project.components.landing_feed import feed_partitions
 from dagster_project.declarations import Declared
+from dagster_project.failures import TransformationError
 from dagster_project.identity import DBT_PROJECT, Table, raw_table
 from dagster_project.ingestion.landing import FeedDeclaration, read_feed
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
@@ -231,7 +233,17 @@ def _run(
     names = [models(manifest)[unique_id]["name"] for unique_id in unique_ids]
     context.log.info(f"building {len(names)} models: {', '.join(names)}")
     os.environ.update(dbt_environment(url) | {"DBT_MESH_DAYS": ",".join(days or [])})
-    yield from dbt.cli(["build", "--select", " ".join(names)], context=context).stream()
+    try:
+        yield from dbt.cli(["build", "--select", " ".join(names)], context=context).stream()
+    except DagsterDbtCliRuntimeError as error:
+        raise TransformationError(_what_failed(str(error))) from None
+
+
+def _what_failed(message: str) -> str:
+    """dbt's own words, without the command line that dagster-dbt puts before them."""
+    _, found, errors = message.partition("Errors parsed from dbt logs:")
+    lines = [line.strip() for line in (errors if found else message).splitlines() if line.strip()]
+    return "dbt could not build every model:\n  " + "\n  ".join(lines[:40])
 
 
 def _unchanged(output: str, version: str) -> dg.Output[Any]:

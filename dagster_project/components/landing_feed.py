@@ -55,7 +55,7 @@ class LandingFeed(dg.Component):
         spec = dg.AssetSpec(
             key=dg.AssetKey(list(target.table.asset_key)),
             deps=[landing.key],
-            description=f"{feed.description}\n\nAs the source gave it, loaded from where it landed.",
+            description=f"{feed.description}\n\nAs the source gave it, loaded from the lake.",
             kinds={"postgres", "table"},
             partitions_def=feed_partitions(feed),
             metadata={

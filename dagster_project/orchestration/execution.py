@@ -1,4 +1,4 @@
-"""How a run's steps are executed: side by side, in processes forked from one that has it all loaded.
+"""How a run's steps are executed: side by side, in processes forked from one that is loaded.
 
 A step must not pay for imports, and must not inherit a connection: so nothing that a run's own
 process does before its steps opens one, and each step makes its resources anew.
@@ -72,7 +72,7 @@ def _start_method() -> str:
         "max_concurrent": dg.Field(
             int,
             is_required=False,
-            description="Steps that run side by side; MESH_PARALLEL_STEPS or the CPU count if unset.",
+            description="Steps side by side; MESH_PARALLEL_STEPS or the CPU count if unset.",
         )
     },
     requirements=multiple_process_executor_requirements(),

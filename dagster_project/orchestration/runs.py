@@ -1,7 +1,7 @@
 """Running a domain's job as a run of its own code location, in this process.
 
-The run is recorded with the origin that `workspace.yaml` gives its location, so that the UI finds it
-there and can execute it again, whoever started it.
+The run is recorded with the origin that `workspace.yaml` gives its location, so that the UI finds
+it there and can execute it again, whoever started it.
 """
 
 from __future__ import annotations

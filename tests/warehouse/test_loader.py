@@ -1,0 +1,575 @@
+"""The loader on a real PostgreSQL: what each mode does, and that a failure leaves no trace."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pytest
+
+from dagster_project.failures import SourceError, TransientWarehouseError, WarehouseError
+from dagster_project.identity import Table, quoted
+from dagster_project.ingestion.records import RecordBatches
+from dagster_project.ingestion.streams import AIRBYTE_COLUMNS
+from dagster_project.warehouse.ledger import Load, PartitionState, TableState, read_partitions
+from dagster_project.warehouse.loader import Column, Mode, Piece, Plan, Target, load
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+TABLE = Table("shop_raw", "orders")
+COLUMNS = (
+    Column("id", "bigint"),
+    Column("updated", "bigint"),
+    Column("note", "text"),
+    Column("_airbyte_extracted_at", "timestamptz"),
+)
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("updated", pa.int64()),
+        ("note", pa.string()),
+        ("_airbyte_extracted_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+Row = dict[str, Any]
+
+
+def row(key: int | None, updated: int | None = 1, note: str | None = "a", minutes: int = 0) -> Row:
+    moment = NOON + timedelta(minutes=minutes)
+    return {"id": key, "updated": updated, "note": note, "_airbyte_extracted_at": moment}
+
+
+def target(mode: Mode = Mode.APPEND_DEDUP, **changes: Any) -> Target:
+    dedup = mode is Mode.APPEND_DEDUP
+    plain = Target(TABLE, COLUMNS, mode, primary_key=("id",) if dedup else (), cursor="updated")
+    return replace(plain, **changes)
+
+
+def piece(rows: list[Row], schema: pa.Schema = SCHEMA, **attributes: str) -> Piece:
+    batch = pa.RecordBatch.from_pylist(rows, schema=schema)
+    return Piece(attributes.pop("key", "an/object"), lambda: [batch], **attributes)
+
+
+@dataclass
+class Warehouse:
+    """A warehouse, and the position up to which its one table was loaded."""
+
+    url: str
+    position: int = 0
+    seen: list[TableState] = field(default_factory=list)
+
+    def load(self, rows: list[Row], to: Target | None = None, schema: pa.Schema = SCHEMA) -> Load:
+        return self.load_pieces([piece(rows, schema)], to or target(), schema)
+
+    def load_pieces(self, pieces: list[Piece], to: Target, schema: pa.Schema = SCHEMA) -> Load:
+        self.position += 1
+
+        def plan(state: TableState, partitions: dict[str, PartitionState]) -> Plan:
+            self.seen.append(state)
+            return Plan(schema, pieces, self.position)
+
+        return load(self.url, to, plan, run_id="run-1")
+
+    def query(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url) as connection:
+            cursor = connection.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def rows(self, columns: str = "id, updated, note", table: Table = TABLE) -> list[Any]:
+        return sorted(self.query(f"SELECT {columns} FROM {table.relation}"), key=repr)
+
+    def tuples(self) -> list[Any]:
+        """Where each row version lies and who wrote it: any update, even to the same, shows."""
+        return sorted(self.query(f"SELECT ctid::text, xmin::text FROM {TABLE.relation}"))
+
+
+@pytest.fixture
+def warehouse(warehouse_url: str) -> Warehouse:
+    return Warehouse(warehouse_url)
+
+
+def counts(done: Load) -> dict[str, int]:
+    """The counts that are not zero."""
+    names = ("received", "new", "changed", "duplicates", "removed", "rejected")
+    return {name: getattr(done, name) for name in names if getattr(done, name)}
+
+
+# Overwrite
+
+
+def test_overwrite_replaces_what_was_there(warehouse: Warehouse) -> None:
+    first = warehouse.load([row(1), row(2)], target(Mode.OVERWRITE))
+    second = warehouse.load([row(3)], target(Mode.OVERWRITE))
+    assert counts(first) == {"received": 2, "new": 2}
+    assert counts(second) == {"received": 1, "new": 1, "removed": 2}
+    assert (first.rows, second.rows) == (2, 1)
+    assert first.version != second.version
+    assert warehouse.rows() == [(3, 1, "a")]
+
+
+def test_overwrite_with_the_same_content_changes_no_row_and_keeps_the_version(
+    warehouse: Warehouse,
+) -> None:
+    first = warehouse.load([row(1), row(2, note=None)], target(Mode.OVERWRITE))
+    before = warehouse.tuples()
+    again = warehouse.load(
+        [row(2, note=None, minutes=5), row(1, minutes=5)], target(Mode.OVERWRITE)
+    )
+    assert counts(again) == {"received": 2, "duplicates": 2}
+    assert not again.did_change
+    assert again.version == first.version
+    assert warehouse.tuples() == before
+
+
+def test_overwrite_by_a_sync_without_records_empties_the_table(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)], target(Mode.OVERWRITE))
+    done = warehouse.load_pieces([], target(Mode.OVERWRITE))
+    assert counts(done) == {"removed": 1}
+    assert warehouse.rows() == []
+
+
+def test_a_load_of_nothing_new_leaves_an_overwritten_table_alone(warehouse: Warehouse) -> None:
+    first = warehouse.load([row(1)], target(Mode.OVERWRITE))
+    warehouse.position -= 1
+    done = warehouse.load_pieces([], target(Mode.OVERWRITE))
+    assert (counts(done), done.rows, done.version) == ({}, 1, first.version)
+    assert warehouse.rows() == [(1, 1, "a")]
+
+
+# Append
+
+
+def test_append_keeps_everything_that_came(warehouse: Warehouse) -> None:
+    first = warehouse.load([row(1), row(1)], target(Mode.APPEND))
+    second = warehouse.load([row(1)], target(Mode.APPEND))
+    assert (counts(first), counts(second)) == ({"received": 2, "new": 2}, {"received": 1, "new": 1})
+    assert second.rows == 3
+    assert first.version != second.version
+    assert warehouse.rows() == [(1, 1, "a")] * 3
+
+
+# Append with deduplication
+
+
+def test_dedup_counts_new_changed_and_duplicates(warehouse: Warehouse) -> None:
+    first = warehouse.load([row(1), row(2), row(3)])
+    second = warehouse.load([row(1, updated=2, note="b"), row(2), row(4)])
+    assert counts(first) == {"received": 3, "new": 3}
+    assert counts(second) == {"received": 3, "new": 1, "changed": 1, "duplicates": 1}
+    assert second.rows == 4
+    assert warehouse.rows() == [(1, 2, "b"), (2, 1, "a"), (3, 1, "a"), (4, 1, "a")]
+
+
+def test_dedup_of_the_same_content_changes_no_row_and_keeps_the_version(
+    warehouse: Warehouse,
+) -> None:
+    first = warehouse.load([row(1), row(2, updated=None, note=None)])
+    before = warehouse.tuples()
+    again = warehouse.load([row(1, minutes=9), row(2, updated=None, note=None, minutes=9)])
+    assert counts(again) == {"received": 2, "duplicates": 2}
+    assert (again.version, again.rows) == (first.version, 2)
+    assert warehouse.tuples() == before
+
+
+def test_an_older_cursor_does_not_overwrite(warehouse: Warehouse) -> None:
+    warehouse.load([row(1, updated=5, note="new")])
+    done = warehouse.load([row(1, updated=4, note="old", minutes=60)])
+    assert counts(done) == {"received": 1, "duplicates": 1}
+    assert warehouse.rows() == [(1, 5, "new")]
+
+
+def test_a_record_without_a_cursor_is_older_than_one_with(warehouse: Warehouse) -> None:
+    warehouse.load([row(1, updated=None, note="first"), row(2, updated=1)])
+    warehouse.load(
+        [row(1, updated=1, note="then", minutes=-9), row(2, updated=None, note="no", minutes=9)]
+    )
+    assert warehouse.rows() == [(1, 1, "then"), (2, 1, "a")]
+
+
+def test_equal_cursors_are_decided_by_the_extraction_time(warehouse: Warehouse) -> None:
+    warehouse.load([row(1, note="first"), row(2, note="first"), row(3, updated=None)])
+    done = warehouse.load(
+        [
+            row(1, note="later", minutes=1),
+            row(2, note="earlier", minutes=-1),
+            row(3, updated=None, note="earlier", minutes=-1),
+        ]
+    )
+    assert counts(done) == {"received": 3, "changed": 1, "duplicates": 2}
+    assert warehouse.rows() == [(1, 1, "later"), (2, 1, "first"), (3, None, "a")]
+
+
+def test_duplicates_within_one_load_keep_the_newest(warehouse: Warehouse) -> None:
+    done = warehouse.load(
+        [
+            *(row(1, 1, "old"), row(1, 3, "newest"), row(1, 2, "middle")),
+            *(row(2, 1, "later", minutes=1), row(2, 1, "sooner")),
+            *(row(3, 1, "null is oldest"), row(3, None, "null")),
+        ]
+    )
+    assert counts(done) == {"received": 7, "new": 3, "duplicates": 4}
+    assert warehouse.rows() == [(1, 3, "newest"), (2, 1, "later"), (3, 1, "null is oldest")]
+
+
+def test_of_records_that_are_equally_new_the_last_wins(warehouse: Warehouse) -> None:
+    rows = [row(key, note=f"{key}.{turn}") for turn in range(5) for key in range(50)]
+    warehouse.load_pieces([piece(rows), piece([row(7, note="the last object")])], target())
+    held = dict(warehouse.query(f"SELECT id, note FROM {TABLE.relation}"))
+    assert held == {key: f"{key}.4" for key in range(50)} | {7: "the last object"}
+
+
+def test_dedup_by_a_key_of_several_columns_without_a_cursor(warehouse: Warehouse) -> None:
+    to = target(primary_key=("id", "updated"), cursor=None)
+    warehouse.load([row(1, 1), row(1, 2)], to)
+    done = warehouse.load([row(1, 2, "b", minutes=1)], to)
+    assert counts(done) == {"received": 1, "changed": 1}
+    assert warehouse.rows() == [(1, 1, "a"), (1, 2, "b")]
+
+
+# Partitions
+
+PARTITIONED = Target(
+    TABLE,
+    (Column("id", "bigint"), Column("note", "text")),
+    Mode.REPLACE_PARTITIONS,
+    partition="day",
+)
+TEXT = pa.schema([("id", pa.string()), ("note", pa.string())])
+
+
+def day_piece(day: str, rows: list[tuple[str, str]], digest: str) -> Piece:
+    return piece(
+        [{"id": key, "note": note} for key, note in rows],
+        TEXT,
+        key=f"landing/{day}.csv",
+        partition=day,
+        object_version=f"v-{digest}",
+        digest=digest,
+    )
+
+
+def test_a_partition_that_comes_again_replaces_its_rows_only(warehouse: Warehouse) -> None:
+    first = warehouse.load_pieces(
+        [
+            day_piece("2026-01-01", [("1", "a"), ("2", "a")], "x"),
+            day_piece("2026-01-02", [("3", "a")], "y"),
+        ],
+        PARTITIONED,
+        TEXT,
+    )
+    second = warehouse.load_pieces([day_piece("2026-01-01", [("9", "b")], "z")], PARTITIONED, TEXT)
+    assert counts(first) == {"received": 3, "new": 3}
+    assert counts(second) == {"received": 1, "new": 1, "removed": 2}
+    assert (first.rows, second.rows) == (3, 2)
+    assert warehouse.rows("day::text, id, _object") == [
+        ("2026-01-01", 9, "landing/2026-01-01.csv"),
+        ("2026-01-02", 3, "landing/2026-01-02.csv"),
+    ]
+    held = read_partitions(warehouse.url, TABLE)
+    assert held["2026-01-01"] == PartitionState(
+        "2026-01-01", "z", 1, "landing/2026-01-01.csv", "v-z"
+    )
+    assert held["2026-01-02"].version == "y"
+
+
+def test_an_empty_partition_is_a_partition(warehouse: Warehouse) -> None:
+    warehouse.load_pieces([day_piece("2026-01-01", [("1", "a")], "x")], PARTITIONED, TEXT)
+    done = warehouse.load_pieces([day_piece("2026-01-01", [], "y")], PARTITIONED, TEXT)
+    assert counts(done) == {"removed": 1}
+    assert read_partitions(warehouse.url, TABLE)["2026-01-01"].rows == 0
+
+
+def test_dropping_a_partitioned_table_forgets_all_its_partitions(warehouse: Warehouse) -> None:
+    days = ("2026-01-01", "2026-01-02")
+    pieces = [day_piece(day, [("1", "a")], "x") for day in days]
+    warehouse.load_pieces(pieces, PARTITIONED, TEXT)
+    warehouse.query(f"DROP TABLE {TABLE.relation}")
+    assert read_partitions(warehouse.url, TABLE) == {}
+    done = warehouse.load_pieces(pieces[:1], PARTITIONED, TEXT)
+    assert done.rows == 1
+    assert set(read_partitions(warehouse.url, TABLE)) == {"2026-01-01"}
+
+
+# Rejects
+
+
+def rejects(warehouse: Warehouse) -> list[Any]:
+    return warehouse.rows("run_id, object, reason, record", TABLE.rejects)
+
+
+def test_a_null_primary_key_goes_to_the_rejects(warehouse: Warehouse) -> None:
+    done = warehouse.load([row(None, note="nobody"), row(1)])
+    assert counts(done) == {"received": 2, "new": 1, "rejected": 1}
+    ((run_id, key, reason, record),) = rejects(warehouse)
+    assert (run_id, key, reason) == ("run-1", "an/object", "id: null in the primary key")
+    assert record["note"] == "nobody"
+
+
+def test_what_cannot_be_cast_goes_to_the_rejects_with_every_reason(warehouse: Warehouse) -> None:
+    to = replace(PARTITIONED, columns=(Column("id", "bigint"), Column("note", "date")))
+    rows = [("one", "2026-02-30"), ("2", "2026-02-03"), ("3", "soon"), (str(2**63), "2026-02-03")]
+    done = warehouse.load_pieces([day_piece("2026-01-01", rows, "x")], to, TEXT)
+    assert counts(done) == {"received": 4, "new": 1, "rejected": 3}
+    assert done.rows == 1
+    found = {record["id"]: (run, key, why) for run, key, why, record in rejects(warehouse)}
+    place = ("run-1", "landing/2026-01-01.csv")
+    assert found == {
+        "one": (*place, "id: not bigint; note: not date"),
+        "3": (*place, "note: not date"),
+        str(2**63): (*place, "id: not bigint"),
+    }
+
+
+def test_values_that_did_not_fit_are_rejected_with_the_record_as_it_came(
+    warehouse: Warehouse,
+) -> None:
+    json_schema = {"properties": {"id": {"type": "integer"}, "note": {"type": "string"}}}
+    records = [{"id": 1, "note": "ok"}, {"id": "x", "note": "bad\x00", "more": ["\x00"]}]
+    batch = RecordBatches(json_schema, generation=1).build(records, [0, 0])
+    batch = batch.set_column(
+        1, "_airbyte_extracted_at", batch.column(1).cast(pa.timestamp("ms", tz="UTC"))
+    )
+    to = Target(
+        TABLE,
+        (*AIRBYTE_COLUMNS, Column("id", "bigint"), Column("note", "text")),
+        Mode.APPEND_DEDUP,
+        primary_key=("id",),
+    )
+    done = warehouse.load_pieces([Piece("an/object", lambda: [batch])], to, batch.schema)
+    assert counts(done) == {"received": 2, "new": 1, "rejected": 1}
+    ((_, _, reason, record),) = rejects(warehouse)
+    assert "id: null in the primary key" in reason
+    assert "id: not bigint: of type str" in reason
+    assert "note: not text: with a NUL character" in reason
+    assert record == {"id": "x", "note": "bad\N{REPLACEMENT CHARACTER}", "more": ["\ufffd"]}
+
+
+# Columns
+
+
+def test_a_new_column_is_added_and_reported(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)])
+    schema = SCHEMA.append(pa.field("price", pa.float64()))
+    to = target(columns=(*COLUMNS, Column("price", "double precision")))
+    done = warehouse.load([row(2) | {"price": 9.5}], to, schema)
+    assert done.new_columns == ("price",)
+    assert warehouse.rows("id, price") == [(1, None), (2, 9.5)]
+
+
+def test_a_retyped_column_is_refused_and_named(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)])
+    columns = (replace(COLUMNS[0]), Column("updated", "text"), *COLUMNS[2:])
+    with pytest.raises(WarehouseError) as caught:
+        warehouse.load([row(2)], target(columns=columns))
+    assert "shop_raw.orders" in str(caught.value)
+    assert "updated is bigint, declared text" in str(caught.value)
+    assert "drop the table" in str(caught.value)
+    assert warehouse.rows() == [(1, 1, "a")]
+
+
+@pytest.mark.parametrize(
+    "name", ["order", "select", 'a "quoted" name', "Größe", "it's; --", "x" * 63, "%s $1"]
+)
+def test_odd_names_are_only_names(warehouse: Warehouse, name: str) -> None:
+    table = Table(name, name)
+    columns = (Column("id", "bigint"), Column(name, "text"))
+    schema = pa.schema([("id", pa.int64()), (name, pa.string())])
+    to = Target(table, columns, Mode.APPEND_DEDUP, primary_key=("id",), cursor=name)
+    warehouse.load([{"id": 1, name: "a"}], to, schema)
+    done = warehouse.load([{"id": 1, name: "b"}, {"id": None, name: "c"}], to, schema)
+    assert counts(done) == {"received": 2, "changed": 1, "rejected": 1}
+    assert warehouse.rows(f"id, {quoted(name)}", table) == [(1, "b")]
+    assert warehouse.rows("reason", table.rejects) == [("id: null in the primary key",)]
+
+
+# Failure
+
+
+def broken(rows: list[Row], failure: Exception) -> Callable[[], Iterator[pa.RecordBatch]]:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for _ in range(3):
+            yield pa.RecordBatch.from_pylist(rows * 1000, schema=SCHEMA)
+        raise failure
+
+    return batches
+
+
+@pytest.mark.parametrize("mode", [Mode.OVERWRITE, Mode.APPEND, Mode.APPEND_DEDUP])
+def test_a_failure_among_the_batches_leaves_the_table_as_it_was(
+    warehouse: Warehouse, mode: Mode
+) -> None:
+    first = warehouse.load([row(1)], target(mode))
+    before = warehouse.tuples()
+    failure = SourceError("landing/x.csv is not the CSV file it should be")
+    with pytest.raises(SourceError, match="is not the CSV file") as caught:
+        warehouse.load_pieces([Piece("x", broken([row(2)], failure))], target(mode))
+    assert caught.value is failure
+    assert warehouse.tuples() == before
+    again = warehouse.load([row(5)], target(mode))
+    assert warehouse.seen[-1] == TableState(first.version, 1, 1)
+    assert again.new == 1
+
+
+def test_a_first_load_that_fails_leaves_no_table(warehouse: Warehouse) -> None:
+    with pytest.raises(SourceError):
+        warehouse.load_pieces([Piece("x", broken([row(2)], SourceError("gone")))], target())
+    assert warehouse.query("SELECT to_regclass(%s)", (TABLE.relation,)) == [(None,)]
+    assert warehouse.query("SELECT count(*) FROM mesh.tables") == [(0,)]
+    assert warehouse.query("SELECT count(*) FROM mesh.loads") == [(0,)]
+
+
+def test_a_server_that_ends_the_session_is_a_transient_failure(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pylist([row(2)], schema=SCHEMA)
+        with psycopg.connect(warehouse.url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        for _ in range(50):
+            yield pa.RecordBatch.from_pylist([row(2)] * 5000, schema=SCHEMA)
+
+    with pytest.raises(TransientWarehouseError):
+        warehouse.load_pieces([Piece("x", batches)], target())
+    assert warehouse.rows() == [(1, 1, "a")]
+
+
+def test_a_warehouse_that_is_down_is_a_transient_failure_without_the_password() -> None:
+    url = "postgresql://mesh:s3cr3t-word@127.0.0.1:1/warehouse"
+    with pytest.raises(TransientWarehouseError) as caught:
+        load(url, target(), lambda state, partitions: Plan(SCHEMA, [], 0), run_id="r")
+    text = f"{caught.value} {caught.value.__cause__!r}"
+    assert "loading shop_raw.orders" in text
+    assert "127.0.0.1:1/warehouse" in text
+    assert "s3cr3t-word" not in text
+
+
+def test_a_wrong_password_is_refused_without_showing_it(warehouse: Warehouse) -> None:
+    url = warehouse.url.replace("@", "s3cr3t-word@")
+    with pytest.raises(WarehouseError) as caught:
+        load(url, target(), lambda state, partitions: Plan(SCHEMA, [], 0), run_id="r")
+    assert "s3cr3t-word" not in f"{caught.value} {caught.value.__cause__!r}"
+    assert "password authentication failed" in str(caught.value)
+
+
+# Side by side
+
+
+def test_two_loads_of_one_table_follow_each_other(warehouse: Warehouse) -> None:
+    warehouse.load([row(0)], target(Mode.APPEND))
+    inside = threading.Event()
+    states: list[TableState] = []
+
+    def slow(state: TableState, partitions: dict[str, PartitionState]) -> Plan:
+        states.append(state)
+        inside.set()
+        time.sleep(0.5)
+        return Plan(SCHEMA, [piece([row(1)])], 2)
+
+    def quick(state: TableState, partitions: dict[str, PartitionState]) -> Plan:
+        states.append(state)
+        return Plan(SCHEMA, [piece([row(2)])], 3)
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(load, warehouse.url, target(Mode.APPEND), slow, run_id="one")
+        assert inside.wait(10)
+        two = pool.submit(load, warehouse.url, target(Mode.APPEND), quick, run_id="two")
+        assert (one.result(30).rows, two.result(30).rows) == (2, 3)
+    # The second saw what the first had loaded.
+    assert [state.position for state in states] == [1, 2]
+
+
+def _load_in_process(url: str, table: str, results: Any) -> None:
+    to = target(table=Table("fresh_raw", table))
+    rows = [row(key) for key in range(2000)]
+    try:
+        done = load(url, to, lambda state, _: Plan(SCHEMA, [piece(rows)], 1), run_id=table)
+        results.put((table, done.new, done.duplicates))
+    except Exception as error:  # noqa: BLE001 - the test shows it
+        results.put((table, repr(error), 0))
+
+
+def test_first_loads_of_tables_of_one_schema_do_not_get_in_each_others_way(
+    warehouse_url: str,
+) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    tables = ["a", "b", "c", "a"]
+    processes = [
+        context.Process(target=_load_in_process, args=(warehouse_url, table, results))
+        for table in tables
+    ]
+    for process in processes:
+        process.start()
+    found = sorted(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(10)
+    assert found == [("a", 0, 2000), ("a", 2000, 0), ("b", 2000, 0), ("c", 2000, 0)]
+
+
+def test_a_long_load_does_not_hold_up_another_table_of_the_schema(warehouse: Warehouse) -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def held(state: TableState, partitions: dict[str, PartitionState]) -> Plan:
+        inside.set()
+        release.wait(20)
+        return Plan(SCHEMA, [piece([row(1)])], 1)
+
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(load, warehouse.url, target(), held, run_id="long")
+        assert inside.wait(10)
+        other = target(table=Table(TABLE.schema, "other"))
+        try:
+            short = pool.submit(
+                load,
+                warehouse.url,
+                other,
+                lambda s, _: Plan(SCHEMA, [piece([row(1)])], 1),
+                run_id="short",
+            )
+            assert short.result(10).rows == 1
+            assert not long.done()
+        finally:
+            release.set()
+        assert long.result(20).rows == 1
+
+
+# What is noted
+
+
+def test_a_dropped_table_is_loaded_from_the_beginning(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)])
+    warehouse.query(f"DROP TABLE {TABLE.relation}")
+    warehouse.load([row(1), row(2)])
+    assert warehouse.seen[-1] == TableState()
+    assert warehouse.rows() == [(1, 1, "a"), (2, 1, "a")]
+
+
+def test_every_load_is_noted_with_its_counts(warehouse: Warehouse) -> None:
+    warehouse.load([row(1), row(None)])
+    ((run_id, mode, *numbers),) = warehouse.query(
+        "SELECT run_id, mode, objects, received, new, rejected FROM mesh.loads"
+    )
+    assert (run_id, mode, numbers) == ("run-1", "append_dedup", [1, 2, 1, 1])
+
+
+def test_progress_tells_the_rows_so_far(warehouse: Warehouse) -> None:
+    told: list[int] = []
+    pieces: Iterable[Piece] = [piece([row(1), row(2)]), piece([row(3)])]
+    load(
+        warehouse.url,
+        target(),
+        lambda state, partitions: Plan(SCHEMA, list(pieces), 1),
+        run_id="r",
+        progress=told.append,
+    )
+    assert told == [2, 3]
