@@ -42,7 +42,7 @@ class ExpectationSuites(dg.Component):
         suites = read_suites(domain)
         if not suites:
             raise DeclarationError(f"{EXPECTATIONS / domain} holds no suite: {context.path}")
-        return dg.Definitions(asset_checks=[_checks(suite) for suite in suites])
+        return dg.Definitions(asset_checks=[suite_checks(suite) for suite in suites])
 
 
 def _spec(suite: Suite, expectation: Expectation) -> dg.AssetCheckSpec:
@@ -55,7 +55,8 @@ def _spec(suite: Suite, expectation: Expectation) -> dg.AssetCheckSpec:
     )
 
 
-def _checks(suite: Suite) -> dg.AssetChecksDefinition:
+def suite_checks(suite: Suite) -> dg.AssetChecksDefinition:
+    """The asset checks of a table, one op for all of them."""
     expectations = {expectation.check: expectation for expectation in suite.expectations}
 
     @dg.multi_asset_check(

@@ -1,0 +1,119 @@
+"""Expectations as asset checks: what a critical one stops, and what a warning lets pass."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import psycopg
+import pytest
+
+from dagster_project.components.expectation_suites import suite_checks
+from dagster_project.quality.suites import Suite
+from dagster_project.settings import get_settings
+
+TABLE = dg.AssetKey(["shop_raw", "orders"])
+
+
+@pytest.fixture
+def orders(warehouse_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A raw table of three rows, one without an amount."""
+    monkeypatch.setenv("MESH_WAREHOUSE_URL", warehouse_url)
+    get_settings.cache_clear()
+    with psycopg.connect(warehouse_url) as connection:
+        connection.execute("CREATE SCHEMA shop_raw")
+        connection.execute("CREATE TABLE shop_raw.orders (id bigint, amount bigint)")
+        connection.execute("INSERT INTO shop_raw.orders VALUES (1, 10), (2, NULL), (3, 30)")
+    yield warehouse_url
+    get_settings.cache_clear()
+
+
+def suite(severity: str, column: str = "amount") -> Suite:
+    return Suite.model_validate(
+        {
+            "name": "shop_raw.orders",
+            "expectations": [
+                {
+                    "type": "expect_column_values_to_not_be_null",
+                    "kwargs": {"column": column},
+                    "severity": severity,
+                    "description": "Every order has an amount.",
+                    "meta": {"check": "amount_is_there"},
+                },
+                {
+                    "type": "expect_table_row_count_to_equal",
+                    "kwargs": {"value": 3},
+                    "severity": "critical",
+                    "description": "Three orders.",
+                    "meta": {"check": "three_orders"},
+                },
+            ],
+        }
+    )
+
+
+def run(checked: Suite) -> tuple[dg.ExecuteInProcessResult, list[str]]:
+    """Materialise the table, its checks, and an asset downstream; the assets that were made."""
+
+    @dg.asset(key=TABLE)
+    def table() -> None: ...
+
+    @dg.asset(key="downstream", deps=[TABLE])
+    def downstream() -> None: ...
+
+    definitions = dg.Definitions(
+        assets=[table, downstream],
+        asset_checks=[suite_checks(checked)],
+        jobs=[dg.define_asset_job("all", dg.AssetSelection.all())],
+    )
+    result = definitions.resolve_job_def("all").execute_in_process(raise_on_error=False)
+    made = [
+        event.step_materialization_data.materialization.asset_key.to_user_string()
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
+    ]
+    return result, made
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_failed_critical_expectation_stops_what_is_downstream() -> None:
+    result, made = run(suite("critical"))
+
+    assert not result.success
+    assert made == ["shop_raw/orders"]
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not found["amount_is_there"].passed
+    assert found["amount_is_there"].metadata["unexpected rows"].value == 1
+    assert found["three_orders"].passed
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_failed_warning_is_reported_and_stops_nothing() -> None:
+    result, made = run(suite("warning"))
+
+    assert result.success
+    assert made == ["shop_raw/orders", "downstream"]
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not found["amount_is_there"].passed
+    assert found["amount_is_there"].severity is dg.AssetCheckSeverity.WARN
+
+
+@pytest.mark.usefixtures("orders")
+def test_an_expectation_that_cannot_be_evaluated_says_so_and_stops_where_critical() -> None:
+    result, made = run(suite("critical", column="price"))
+
+    assert not result.success
+    assert made == ["shop_raw/orders"]
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert "could not be evaluated" in (found["amount_is_there"].description or "")
+
+
+@pytest.mark.usefixtures("orders")
+def test_one_expectation_is_run_alone() -> None:
+    checks = suite_checks(suite("critical"))
+    key = dg.AssetCheckKey(TABLE, "three_orders")
+    definitions = dg.Definitions(
+        asset_checks=[checks],
+        jobs=[dg.define_asset_job("one", dg.AssetSelection.checks(key))],
+    )
+    result = definitions.resolve_job_def("one").execute_in_process()
+
+    assert [check.check_name for check in result.get_asset_check_evaluations()] == ["three_orders"]
