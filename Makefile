@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help run ui test lint lock clean environment development
+.PHONY: help run ui test lint bench lock clean environment development
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -36,6 +36,9 @@ lint: development ## style, types, and who may use whom
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+bench: environment ## what it costs, as ratios
+	@.venv/bin/python -m benchmarks.loading $(ARGS)
 
 lock: ## compile requirements/*.txt anew (ARGS="--upgrade-package dagster")
 	$(set_up) bootstrap

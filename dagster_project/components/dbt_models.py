@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any, Self
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster_dbt import (
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
@@ -42,6 +43,10 @@ from dagster_project.transformation.versions import (
     record_built,
 )
 
+_EVALUATED = {
+    AssetCheckExecutionRecordStatus.SUCCEEDED,
+    AssetCheckExecutionRecordStatus.FAILED,
+}
 #: The steps' names. Dagster takes every asset of a run over a range of partitions for partitioned
 #: (and plans an event a partition for each) if the last step by name is; so this one, which never
 #: is, comes last.
@@ -60,6 +65,12 @@ class DbtModelsDeclaration(Declared):
     """What a domain says of its dbt models, which lie in dbt_project/models/<domain>/."""
 
     daily: DailyModels | None = None
+
+
+class BuildConfig(dg.Config):
+    """What a person can ask of a build in the launchpad."""
+
+    rebuild: bool = Field(False, description="Build the selected models even if up to date.")
 
 
 class TableTranslator(DagsterDbtTranslator):
@@ -151,17 +162,26 @@ def _whole(
         project=_project(),
         op_tags={"dagster/compute_kind": "dbt"},
     )
-    def build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+    def build(
+        context: dg.AssetExecutionContext, dbt: DbtCliResource, config: BuildConfig
+    ) -> Iterator[Any]:
         url = warehouse_url()
         selected = _selected(context, manifest)
-        decision = decide(manifest, set(selected.values()), read_built(url))
         tables = {unique_id: node_table(node) for unique_id, node in models(manifest).items()}
+        built = read_built(url)
+        if config.rebuild:
+            for unique_id in selected.values():
+                built.models.pop(tables[unique_id], None)
+        decision = decide(manifest, set(selected.values()), built)
         outputs = {unique_id: output for output, unique_id in selected.items()}
         # First those that are up to date: a model whose parent is built is built too, so none of
         # these comes after one that is.
         for unique_id in decision.up_to_date:
             yield _unchanged(outputs[unique_id], decision.versions[unique_id])
-        for event in _run(context, dbt, url, manifest, decision.stale):
+        standing, again = _verdicts(context, [tables[u] for u in decision.up_to_date])
+        yield from standing
+        names = [models(manifest)[unique_id]["name"] for unique_id in decision.stale]
+        for event in _run(context, dbt, url, [*names, *again]):
             unique_id = selected.get(getattr(event, "output_name", ""), "")
             if not unique_id:
                 yield event
@@ -189,14 +209,22 @@ def _daily(
         backfill_policy=dg.BackfillPolicy.single_run(),
         op_tags={"dagster/compute_kind": "dbt"},
     )
-    def build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+    def build(
+        context: dg.AssetExecutionContext, dbt: DbtCliResource, config: BuildConfig
+    ) -> Iterator[Any]:
         url = warehouse_url()
         table = node_table(models(manifest)[unique_id])
         (output,) = _selected(context, manifest) or (None,)
-        stale = decide_days(manifest, unique_id, raw, context.partition_keys, read_built(url))
+        built = read_built(url)
+        if config.rebuild:
+            built.model_partitions.pop(table, None)
+        stale = decide_days(manifest, unique_id, raw, context.partition_keys, built)
+        names = [name] if stale else []
         if not stale and output:
-            yield _unchanged(output, read_built(url).version(table))
-        for event in _run(context, dbt, url, manifest, [unique_id] if stale else [], sorted(stale)):
+            yield _unchanged(output, built.version(table))
+            standing, names = _verdicts(context, [table])
+            yield from standing
+        for event in _run(context, dbt, url, names, sorted(stale)):
             if getattr(event, "output_name", None) != output:
                 yield event
                 continue
@@ -218,20 +246,54 @@ def _selected(context: dg.AssetExecutionContext, manifest: Mapping[str, Any]) ->
     }
 
 
+def _verdicts(
+    context: dg.AssetExecutionContext, tables: list[Table]
+) -> tuple[list[dg.AssetCheckResult], list[str]]:
+    """Of models that are not built: the verdicts that stand, and the tests to run again.
+
+    Neither the table nor its tests changed, so what was found of it still holds. A test that has
+    no verdict yet, or failed, is run again: a failure is never left behind by a model's being up to
+    date.
+    """
+    keys = {dg.AssetKey(list(table.asset_key)) for table in tables}
+    standing, again = [], []
+    for key in sorted(context.selected_asset_check_keys):
+        if key.asset_key not in keys:
+            continue
+        history = context.instance.event_log_storage.get_asset_check_execution_history(
+            key, limit=1, status=_EVALUATED
+        )
+        last = history[0].evaluation if history else None
+        if last is None or (not last.passed and last.severity is dg.AssetCheckSeverity.ERROR):
+            again.append(key.name)
+            continue
+        standing.append(
+            dg.AssetCheckResult(
+                asset_key=key.asset_key,
+                check_name=key.name,
+                passed=last.passed,
+                severity=last.severity,
+                metadata={
+                    **last.metadata,
+                    "as found by": dg.MetadataValue.dagster_run(history[0].run_id),
+                },
+            )
+        )
+    return standing, again
+
+
 def _run(
     context: dg.AssetExecutionContext,
     dbt: DbtCliResource,
     url: str,
-    manifest: Mapping[str, Any],
-    unique_ids: tuple[str, ...] | list[str],
+    names: list[str],
     days: list[str] | None = None,
 ) -> Iterator[Any]:
-    """dbt's events for these models and their tests; nothing runs if there are none."""
-    if not unique_ids:
+    """dbt's events for these models, their tests, and these tests; none runs nothing."""
+    if not names:
         context.log.info("every selected model is up to date")
         return
-    names = [models(manifest)[unique_id]["name"] for unique_id in unique_ids]
-    context.log.info(f"building {len(names)} models: {', '.join(names)}")
+    context.log.info(f"dbt builds {len(names)}: {', '.join(names)}")
     os.environ.update(dbt_environment(url) | {"DBT_MESH_DAYS": ",".join(days or [])})
     try:
         yield from dbt.cli(["build", "--select", " ".join(names)], context=context).stream()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 
 import dagster as dg
 
 from dagster_project.domain import domain_folder, read_domain
 from dagster_project.orchestration.execution import forking_executor
-from dagster_project.settings import DEFS
+from dagster_project.settings import PACKAGE, PROJECT
 
 
 def job_name(domain: str) -> str:
@@ -23,8 +24,11 @@ def domain_definitions(name: str) -> dg.Definitions:
     Touches no network and no database. Raises DeclarationError for a mistake in the domain's files.
     """
     domain_folder(name)
-    tree = dg.ComponentTree.for_project(DEFS)
-    found = owned_by(name, tree.build_defs_at_path(name))
+    # A tree of the domain's own folder: what is broken in another domain's does not matter here,
+    # and nobody reads all of them to load one.
+    folder = import_module(f"{PACKAGE.name}.defs.{name}")
+    tree = dg.ComponentTree(defs_module=folder, project_root=PROJECT)
+    found = owned_by(name, tree.build_defs_at_path(tree.defs_module_path))
     job = dg.define_asset_job(
         job_name(name),
         selection=dg.AssetSelection.all(),

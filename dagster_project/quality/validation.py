@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagster_project.failures import WarehouseError
+from dagster_project.failures import DeclarationError, WarehouseError
 from dagster_project.quality.suites import Suite
 from dagster_project.warehouse.connection import masked
 
@@ -30,11 +30,11 @@ class Outcome:
 def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
     """The outcomes of these checks of the suite, in its order; all share one validation.
 
-    Raises WarehouseError if the warehouse cannot be reached.
+    Raises WarehouseError if the warehouse cannot be reached, DeclarationError if the suite has an
+    expectation that Great Expectations does not know.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
-    from great_expectations.core.expectation_suite import ExpectationSuite
     from great_expectations.exceptions import GreatExpectationsError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -42,6 +42,7 @@ def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
     configurations = [
         expectation.model_dump(mode="json", exclude_none=True) for expectation in chosen
     ]
+    expectations = _built(suite, configurations)
     try:
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
@@ -52,16 +53,30 @@ def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
             "table", table_name=suite.table.name, schema_name=suite.table.schema
         )
         batch = asset.add_batch_definition_whole_table("all").get_batch()
-        result = batch.validate(
-            ExpectationSuite(name=suite.name, expectations=configurations),
-            result_format="BASIC",
-        )
+        result = batch.validate(expectations, result_format="BASIC")
     except (GreatExpectationsError, SQLAlchemyError) as error:
         raise WarehouseError(
             f"{suite.table} could not be validated: {masked(str(error))}"
         ) from None
     by_check = {r.expectation_config.meta["check"]: r for r in result.results}
     return [_outcome(expectation.check, by_check[expectation.check]) for expectation in chosen]
+
+
+def _built(suite: Suite, configurations: Sequence[Mapping[str, Any]]) -> Any:
+    """The suite as Great Expectations has it, built one by one so that a mistake is named."""
+    from great_expectations.core.expectation_suite import ExpectationSuite
+    from great_expectations.exceptions import InvalidExpectationConfigurationError
+
+    built = ExpectationSuite(name=suite.name)
+    for configuration in configurations:
+        try:
+            built.add_expectation_configuration(ExpectationConfiguration(**configuration))
+        except (InvalidExpectationConfigurationError, ValueError, TypeError) as error:
+            raise DeclarationError(
+                f"expectations/{suite.table.domain}/{suite.name}.json: the check "
+                f"{configuration['meta']['check']} is not an expectation: {error}"
+            ) from None
+    return built
 
 
 def _outcome(check: str, result: Any) -> Outcome:

@@ -1,0 +1,180 @@
+"""What a domain declares of its connections: mistakes are shown with their line, secrets never."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from dagster_project.failures import DeclarationError, MeshError, SettingsError
+from dagster_project.ingestion import declaration
+from dagster_project.ingestion.declaration import (
+    Connection,
+    read_connections,
+    resolve_config,
+)
+from dagster_project.settings import Settings
+
+WHOLE = """\
+type: dagster_project.components.AirbyteConnection
+attributes:
+  name: shop
+  source: the shop
+  connector: {environment: source-test, version: 1.0.0}
+  config:
+    password: ${SHOP_PASSWORD}
+  streams:
+    - name: users
+      description: A customer.
+      sync_mode: incremental
+      destination_sync_mode: append_dedup
+      primary_key: [id]
+      cursor_field: at
+      json_schema:
+        properties: {id: {type: integer}, at: {type: integer}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "defs.yaml"
+    monkeypatch.setattr(declaration, "declaration_path", lambda domain: path)
+    return path
+
+
+def connection(config: dict[str, Any]) -> Connection:
+    stream = {
+        "name": "users",
+        "description": "x",
+        "sync_mode": "full_refresh",
+        "destination_sync_mode": "overwrite",
+        "json_schema": {"properties": {"id": {"type": "integer"}}},
+    }
+    connector = {"environment": "source-test", "version": "1"}
+    return Connection.model_validate(
+        {
+            "name": "main",
+            "source": "x",
+            "connector": connector,
+            "config": config,
+            "streams": [stream],
+        }
+    )
+
+
+def test_a_declaration_is_a_configured_catalog(file: Path) -> None:
+    file.write_text(WHOLE)
+    (found,) = read_connections("any")
+    (configured,) = found.catalog()["streams"]
+    assert configured["sync_mode"] == "incremental"
+    assert configured["destination_sync_mode"] == "append_dedup"
+    assert configured["primary_key"] == [["id"]]
+    assert configured["cursor_field"] == ["at"]
+    assert found.needs() == {"SHOP_PASSWORD"}
+
+
+def test_other_components_of_the_file_are_not_connections(file: Path) -> None:
+    file.write_text("type: something.Else\nattributes: {}\n---\n" + WHOLE)
+    assert [found.name for found in read_connections("any")] == ["shop"]
+
+
+def test_a_changed_declaration_is_read_again(file: Path) -> None:
+    file.write_text(WHOLE)
+    read_connections("any")
+    file.write_text(WHOLE.replace("name: shop", "name: store"))
+    os.utime(file, ns=(1, 1))
+    assert [found.name for found in read_connections("any")] == ["store"]
+
+
+def test_a_domain_without_a_declaration_has_no_connections(file: Path) -> None:
+    assert read_connections("any") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "mended", "said"),
+    [
+        (
+            "sync_mode: incremental",
+            "sync_mode: increment",
+            "11: streams.0.sync_mode: Input should be 'full_refresh' or 'incremental'",
+        ),
+        (
+            "destination_sync_mode: append_dedup",
+            "destination_sync_mode: upsert",
+            "12: streams.0.destination_sync_mode: Input should be 'overwrite', 'append' or 'append_",
+        ),
+        (
+            "append_dedup",
+            "overwrite",
+            "9: streams.0: incremental with overwrite would lose what came before: use append or",
+        ),
+        ("primary_key: [id]", "primary_key: []", "9: streams.0: append_dedup needs a primary_key"),
+        ("primary_key: [id]", "primary_key: [x]", "9: streams.0: x is not a property"),
+        ("cursor_field: at", "cursor_field:", "9: streams.0: incremental needs a cursor_field"),
+        ("cursor_field: at", "cursor: at", "14: streams.0.cursor: unknown key, did you mean curs"),
+        ("name: users", "name: Users!", "9: streams.0.name: String should match pattern"),
+        ("{type: integer}, at", "{type: integer}, _airbyte_x: {}, at", "_airbyte_x cannot be a"),
+        ("{type: integer}, at", f"{{type: integer}}, {'x' * 64}: {{}}, at", "at most 63 bytes"),
+        ("  source: the shop\n", "", "3: source: required, but not there"),
+    ],
+)
+def test_a_mistake_is_shown_with_its_line_and_what_is_allowed(
+    file: Path, line: str, mended: str, said: str
+) -> None:
+    assert line in WHOLE
+    file.write_text(WHOLE.replace(line, mended, 1))
+    with pytest.raises(DeclarationError) as caught:
+        read_connections("any")
+    assert str(caught.value).startswith(f"{file}:")
+    assert said in str(caught.value)
+
+
+def test_streams_of_one_name_are_refused(file: Path) -> None:
+    stream = WHOLE[WHOLE.index("    - name") :]
+    file.write_text(WHOLE + stream)
+    with pytest.raises(DeclarationError, match="streams declared twice: users"):
+        read_connections("any")
+
+
+# The configuration
+
+
+def resolved(config: dict[str, Any], **found: str) -> Any:
+    settings = Settings(faker_users=7, warehouse_url=SecretStr("postgresql://u:hush@h/d"))
+    return resolve_config("shop", connection(config), settings, found)
+
+
+def test_variables_are_replaced_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "x")
+    config = {"one": "${A}", "deep": [{"two": "-${A}-${A}-"}], "number": 5, "money": "$A"}
+    assert resolved(config) == {
+        "one": "x",
+        "deep": [{"two": "-x-x-"}],
+        "number": 5,
+        "money": "$A",
+    }
+
+
+def test_a_setting_keeps_its_type_and_what_the_platform_found_goes_first() -> None:
+    config = {"count": "${MESH_FAKER_USERS}", "url": "${MESH_REFERENCE_URL}/x"}
+    found = resolved(config, MESH_REFERENCE_URL="http://127.0.0.1:1")
+    assert found == {"count": 7, "url": "http://127.0.0.1:1/x"}
+
+
+def test_every_missing_secret_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAVE", "hush")
+    monkeypatch.delenv("NEED_1", raising=False)
+    monkeypatch.delenv("NEED_2", raising=False)
+    with pytest.raises(SettingsError) as caught:
+        resolved({"a": "${NEED_2}", "b": "${HAVE}", "c": ["${NEED_1}"]})
+    assert "shop/main needs the environment variables NEED_1, NEED_2" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_no_secret_of_the_platform_reaches_a_connector() -> None:
+    with pytest.raises(MeshError, match="MESH_WAREHOUSE_URL is a secret of the platform") as caught:
+        resolved({"url": "${MESH_WAREHOUSE_URL}"})
+    assert "hush" not in str(caught.value)
