@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import warnings
 from typing import Annotated
@@ -40,8 +41,14 @@ def run(
     """
     from dagster_project.cli.run import run_domains
 
-    if not run_domains(get_settings(), domain or []):
-        raise typer.Exit(1)
+    # Whoever ends it does what Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not run_domains(get_settings(), domain or []):
+            raise typer.Exit(1)
+    except KeyboardInterrupt:
+        typer.echo("mesh: interrupted; `mesh run` goes on from what is loaded", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()

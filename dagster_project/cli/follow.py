@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -54,6 +53,8 @@ class Follower:
         kind = event.event_type
         if kind is DagsterEventType.RUN_START:
             progress.state, progress.started = "running", entry.timestamp
+            run = self._instance.get_run_by_id(progress.run_id)
+            progress.planned = len((run and run.step_keys_to_execute) or ())
         elif kind in _ENDED:
             progress.state, progress.ended = _ENDED[kind], entry.timestamp
             progress.steps.clear()
@@ -117,12 +118,3 @@ def _why(check: Any) -> str:
     found = _numbers(check.metadata)
     said = [f"{key} {found[key]}" for key in ("observed value", "unexpected rows") if key in found]
     return ", ".join(said) or "see the UI"
-
-
-def in_order(depends: dict[str, Iterable[str]]) -> list[str]:
-    """The domains, those that others depend on first."""
-    from graphlib import TopologicalSorter
-
-    return list(
-        TopologicalSorter({name: list(needs) for name, needs in depends.items()}).static_order()
-    )

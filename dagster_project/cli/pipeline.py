@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 from dagster_project.identity import raw_table
-from dagster_project.ingestion.landing import days_waiting, read_feeds
+from dagster_project.ingestion.landing import days_waiting, landed, read_feed, read_feeds
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
 from dagster_project.orchestration.runs import RunRequest, execute
 from dagster_project.reference import delivery
 from dagster_project.reference.data import data_folder
-from dagster_project.settings import get_settings, warehouse_url
+from dagster_project.settings import Settings, get_settings, warehouse_url
 from dagster_project.warehouse.ledger import read_partitions
 
 
@@ -20,8 +22,18 @@ def prepare_pipeline(domain: str) -> tuple[str, str] | None:
     """
     settings = get_settings()
     if domain == delivery.FEED.domain:
-        delivery.deliver(Lake(settings.lake).store, data_folder(settings.home))
+        _deliver_missing(settings)
     return waiting_range(domain)
+
+
+def _deliver_missing(settings: Settings) -> None:
+    """Deliver the days that never came. A file that is there may be a correction, and stays."""
+    lake = Lake(settings.lake)
+    feed = read_feed(delivery.FEED.domain, delivery.FEED.name)
+    days = {feed.first_day + timedelta(n) for n in range((feed.last_day - feed.first_day).days + 1)}
+    missing = days - {date.fromisoformat(day) for day in landed(delivery.FEED.domain, feed, lake)}
+    if missing:
+        delivery.deliver(lake.store, data_folder(settings.home), missing)
 
 
 def waiting_range(domain: str) -> tuple[str, str] | None:

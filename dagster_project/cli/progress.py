@@ -53,14 +53,39 @@ class DomainProgress:
         return self.state == "succeeded"
 
     def doing(self) -> str:
-        """What runs now, in a line."""
+        """What runs now, in a line; nothing in the moment between two steps."""
         if self.state != "running":
             return self.state
-        now = ", ".join(self.steps) or "starting"
+        now = in_words(self.steps, self.domain)
         return f"{now}  {self.news}" if self.news else now
+
+    def rows(self) -> int:
+        """The rows so far, in the lake or already in the warehouse."""
+        return max(sum(self.streams.values()), sum(self.received.values()))
 
 
 _STYLE = {"succeeded": "green", "failed": "bold red", "not run": "red", "running": "cyan"}
+
+#: What a step does, by the prefix of its name.
+_VERBS = {
+    "airbyte_": "sync",
+    "load_": "load",
+    "expect_": "check",
+    "transform_": "build",
+    "incremental_": "build",
+}
+
+
+def in_words(steps: Iterable[str], domain: str) -> str:
+    """The steps of a domain, told shortly: `load users, products; check raw purchases`."""
+    objects: dict[str, list[str]] = {}
+    for step in steps:
+        prefix = next((prefix for prefix in _VERBS if step.startswith(prefix)), "")
+        name = step.removeprefix(prefix).removeprefix(f"{domain}_")
+        if prefix == "load_":
+            name = name.removeprefix("raw_")
+        objects.setdefault(_VERBS.get(prefix, "run"), []).append(name.replace("raw_", "raw ", 1))
+    return "; ".join(f"{verb} {', '.join(names)}" for verb, names in objects.items())
 
 
 class Display:
@@ -69,22 +94,19 @@ class Display:
     def __init__(self, domains: Sequence[DomainProgress], console: Console | None = None) -> None:
         self._domains = domains
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        if not self.console.is_terminal:
-            self.console.width = max(self.console.width, 120)
-        self._live: Live | None = None
         self._said: dict[str, str] = {}
         self._began = time.time()
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Show progress while it lasts."""
+        """Show progress while it lasts; `summary` takes its place."""
         if not self.console.is_terminal:
             yield
             return
-        with Live(console=self.console, get_renderable=self._table, refresh_per_second=4) as live:
-            self._live = live
+        with Live(
+            console=self.console, get_renderable=self._table, refresh_per_second=4, transient=True
+        ):
             yield
-        self._live = None
 
     def note(self, line: str) -> None:
         """A line that stays."""
@@ -96,38 +118,42 @@ class Display:
             return
         for progress in self._domains:
             said = progress.doing()
-            if said != self._said.get(progress.domain):
+            if said and said != self._said.get(progress.domain):
                 self._said[progress.domain] = said
                 elapsed = time.time() - self._began
                 self.console.print(f"{elapsed:6.1f} s  {progress.domain:10} {said}", markup=False)
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("domain", style="bold")
-        table.add_column("steps", justify="right")
-        table.add_column("rows", justify="right")
-        table.add_column("seconds", justify="right")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("domain", style="bold", min_width=8)
+        table.add_column("steps", justify="right", min_width=5)
+        table.add_column("rows", justify="right", min_width=7)
+        table.add_column("s", justify="right", min_width=4)
         table.add_column("now", overflow="ellipsis", no_wrap=True)
         for progress in self._domains:
-            steps = f"{progress.done}/{progress.planned}" if progress.planned else ""
             table.add_row(
                 progress.domain,
-                steps,
-                f"{sum(progress.received.values()):,}",
+                f"{progress.done}/{progress.planned}" if progress.planned else "",
+                f"{progress.rows():,}",
                 f"{progress.seconds:.0f}",
                 Text(progress.doing(), style=_STYLE.get(progress.state, "")),
             )
-        table.add_row("", "", "", f"{time.time() - self._began:.0f}", Text("", style="dim"))
+        table.add_row("", "", "", f"{time.time() - self._began:.0f}", "")
         return table
+
+    def _width(self, table: Table) -> int:
+        """What the table takes if nothing limits it."""
+        return self.console.measure(table, options=self.console.options.update(width=999)).maximum
 
     def summary(self) -> None:
         """The table at the end: a row a domain."""
-        table = Table(title_justify="left", header_style="bold")
-        for column in ("domain", "streams", "synced", "loaded", "models", "passed", "warned"):
-            table.add_column(column, justify="left" if column == "domain" else "right")
-        table.add_column("failed", justify="right")
-        table.add_column("seconds", justify="right")
-        table.add_column("")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("domain", style="bold", vertical="bottom", no_wrap=True)
+        for header in ("streams", "rows\nsynced", "rows\nloaded", "models\nbuilt"):
+            table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+        for header in ("checks\npassed", "\nwarned", "\nfailed", "\nseconds"):
+            table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+        table.add_column("", no_wrap=True)
         for progress in self._domains:
             table.add_row(
                 progress.domain,
@@ -141,7 +167,11 @@ class Display:
                 f"{progress.seconds:.1f}",
                 Text(progress.state, style=_STYLE.get(progress.state, "")),
             )
-        self.console.print(table)
+        if self._width(table) > self.console.width:
+            table.padding = (0, 1, 0, 0)
+        # Where even that does not fit, the terminal folds the lines: a number is never cut.
+        table.width = self._width(table)
+        self.console.print(table, crop=False)
         for progress in self._domains:
             for error in progress.errors:
                 self.console.print(f"{progress.domain}: {error}", markup=False, style="red")

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from dagster_project.cli.parent import end_with_parent
 from dagster_project.cli.progress import Display, DomainProgress
 from dagster_project.cli.services import prepare_home, services
 from dagster_project.domain import domain_folder, domain_names, read_domain
@@ -158,6 +159,7 @@ def _work(domain: str, run_id: str, pipe: Pipe, log: Path) -> None:
         try:
             from dagster_project.cli.pipeline import load_pipeline, prepare_pipeline, run_pipeline
 
+            end_with_parent()
             partitions = _in_a_fork(prepare_pipeline, domain)
             load_pipeline(domain)
             if pipe.recv() != "run":
@@ -228,10 +230,12 @@ def _advance(worker: _Worker, runs: dict[str, DomainProgress], follower: Followe
         if any(up.is_over() and not up.succeeded for up in upstream):
             run.state, run.ended = "not run", time.time()
             run.errors.append("not run, since what it depends on failed")
-            worker.pipe.send("skip")
+            with contextlib.suppress(OSError):
+                worker.pipe.send("skip")
         elif all(up.succeeded for up in upstream):
             run.state, run.started = "starting", time.time()
-            worker.pipe.send("run")
+            with contextlib.suppress(OSError):  # it has ended, which the next look finds
+                worker.pipe.send("run")
         return
     alive = worker.process.is_alive()
     follower.read()

@@ -110,7 +110,7 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
             stream,
             lake=Lake(get_settings().lake),
             warehouse_url=warehouse_url(),
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             progress=lambda rows: context.log.debug(f"{rows:,} rows"),
         )
         return dg.MaterializeResult(

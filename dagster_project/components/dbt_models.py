@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import metadata
 from typing import Any, Self
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
@@ -181,7 +182,7 @@ def _whole(
         standing, again = _verdicts(context, [tables[u] for u in decision.up_to_date])
         yield from standing
         names = [models(manifest)[unique_id]["name"] for unique_id in decision.stale]
-        for event in _run(context, dbt, url, [*names, *again]):
+        for event in _run(context, dbt, url, manifest, [*names, *again]):
             unique_id = selected.get(getattr(event, "output_name", ""), "")
             if not unique_id:
                 yield event
@@ -224,7 +225,7 @@ def _daily(
             yield _unchanged(output, built.version(table))
             standing, names = _verdicts(context, [table])
             yield from standing
-        for event in _run(context, dbt, url, names, sorted(stale)):
+        for event in _run(context, dbt, url, manifest, names, sorted(stale)):
             if getattr(event, "output_name", None) != output:
                 yield event
                 continue
@@ -286,6 +287,7 @@ def _run(
     context: dg.AssetExecutionContext,
     dbt: DbtCliResource,
     url: str,
+    manifest: Mapping[str, Any],
     names: list[str],
     days: list[str] | None = None,
 ) -> Iterator[Any]:
@@ -295,8 +297,23 @@ def _run(
         return
     context.log.info(f"dbt builds {len(names)}: {', '.join(names)}")
     os.environ.update(dbt_environment(url) | {"DBT_MESH_DAYS": ",".join(days or [])})
+    target = get_settings().dbt_target.absolute() / "runs" / context.run.run_id / uuid4().hex[:8]
+    # Without the context, which would add what the step has in all to what is selected here.
+    invocation = dbt.cli(
+        ["build", "--select", " ".join(names)],
+        manifest=manifest,
+        dagster_dbt_translator=TableTranslator(),
+        target_path=target,
+    )
     try:
-        yield from dbt.cli(["build", "--select", " ".join(names)], context=context).stream()
+        for event in invocation.stream_raw_events():
+            yield from event.to_default_asset_events(
+                manifest,
+                invocation.dagster_dbt_translator,
+                context,
+                invocation.target_path,
+                _project(),
+            )
     except DagsterDbtCliRuntimeError as error:
         raise TransformationError(_what_failed(str(error))) from None
 

@@ -76,7 +76,7 @@ class LandingFeed(dg.Component):
                 context.partition_keys,
                 lake=Lake(get_settings().lake),
                 warehouse_url=warehouse_url(),
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 progress=lambda rows: context.log.debug(f"{rows:,} rows"),
             )
             for partition in done.partitions:

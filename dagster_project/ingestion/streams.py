@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dagster_project.failures import LakeError
 from dagster_project.identity import Stream
 from dagster_project.ingestion.declaration import Connection, DestinationSyncMode, StreamDeclaration
 from dagster_project.ingestion.records import (
@@ -73,8 +74,23 @@ def _batches(lake: Lake, item: LakeObject, schema: pa.Schema) -> Iterator[pa.Rec
             column = batch.column(index)
             if field.name == EXTRACTED_AT:
                 column = column.cast(pa.timestamp("ms", tz="UTC"))
-            columns.append(column if column.type == field.type else column.cast(field.type))
+            columns.append(_cast(column, field, item))
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _cast(column: pa.Array, field: pa.Field, item: LakeObject) -> pa.Array:
+    """The column as its declared type, which can be another than when the object was written."""
+    import pyarrow as pa
+
+    if column.type == field.type:
+        return column
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise LakeError(
+            f"{item.key} holds {field.name} as {column.type}, which is now declared as "
+            f"{field.type}: {error}. Give the column its former type, or a new name"
+        ) from None
 
 
 def load_stream(

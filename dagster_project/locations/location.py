@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib import import_module
+from typing import Any
 
 import dagster as dg
+from dagster_shared.record import replace
 
 from dagster_project.domain import domain_folder, read_domain
 from dagster_project.orchestration.execution import forking_executor
@@ -49,5 +51,14 @@ def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
             description=spec.description or f"{spec.key.to_user_string()}, of {name}.",
         )
 
-    owned = definitions.map_resolved_asset_specs(func=own)
-    return dg.Definitions.merge(owned)
+    linked = replace(definitions, assets=[_linked(asset) for asset in definitions.assets or ()])
+    return linked.map_resolved_asset_specs(func=own)
+
+
+def _linked(asset: Any) -> Any:
+    """With a link to its function, if it is written in Python: components link to their files."""
+    if not isinstance(asset, dg.AssetsDefinition) or any(
+        "dagster/code_references" in metadata for metadata in asset.metadata_by_key.values()
+    ):
+        return asset
+    return dg.with_source_code_references([asset])[0]

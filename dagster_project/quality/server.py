@@ -15,11 +15,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
 
 from dagster_project.failures import MeshError, WarehouseError
 from dagster_project.quality.suites import Suite
 from dagster_project.quality.validation import Outcome, validate
+from dagster_project.warehouse.connection import masked
 
 #: `port:key`, set for the processes of a run.
 ADDRESS = "MESH_QUALITY_SERVER"
@@ -28,6 +35,7 @@ _HOST = "127.0.0.1"
 PRELOADED = (
     "great_expectations",
     "great_expectations.core.expectation_suite",
+    "psycopg2.extras",
     "sqlalchemy.dialects.postgresql.psycopg2",
 )
 
@@ -93,6 +101,10 @@ def _answer(connection: Connection) -> None:
         connection.send(validate(url, suite, checks))
     except MeshError as error:
         connection.send(error)
+    except Exception as error:  # noqa: BLE001 - who asked is told, and raises it
+        connection.send(
+            MeshError(f"{suite.table} could not be validated: {masked(repr(error))}. Report this")
+        )
 
 
 def _serve() -> None:
@@ -102,7 +114,7 @@ def _serve() -> None:
 
     key = sys.stdin.readline().strip()
     os.nice(5)
-    with Listener((_HOST, 0), authkey=key.encode(), backlog=64) as listener:
+    with Listener((_HOST, 0), backlog=64) as listener:
         sys.stdout.write(f"{listener.address[1]}\n")
         sys.stdout.flush()
         # Requests wait in the backlog meanwhile.
@@ -118,11 +130,14 @@ def _serve() -> None:
                 return
             try:
                 connection = listener.accept()
-            except (OSError, EOFError, AuthenticationError):
+            except (OSError, EOFError):
                 continue
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 try:
+                    # Here, so that nobody who connects and says nothing holds up the others.
+                    deliver_challenge(connection, key.encode())
+                    answer_challenge(connection, key.encode())
                     _answer(connection)
                 finally:
                     connection.close()

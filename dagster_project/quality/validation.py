@@ -9,7 +9,7 @@ from typing import Any
 
 from dagster_project.failures import DeclarationError, WarehouseError
 from dagster_project.quality.suites import Suite
-from dagster_project.warehouse.connection import masked
+from dagster_project.warehouse.connection import failure, masked
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Outcome:
 def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
     """The outcomes of these checks of the suite, in its order; all share one validation.
 
-    Raises WarehouseError if the warehouse cannot be reached, DeclarationError if the suite has an
+    Raises WarehouseError if the table cannot be read (TransientWarehouseError if the warehouse
+    cannot be reached), DeclarationError if the suite has an
     expectation that Great Expectations does not know.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
+    from great_expectations.datasource.fluent.interfaces import TestConnectionError
     from great_expectations.exceptions import GreatExpectationsError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -43,18 +45,21 @@ def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
         expectation.model_dump(mode="json", exclude_none=True) for expectation in chosen
     ]
     expectations = _built(suite, configurations)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
     try:
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False}
         source = context.data_sources.add_postgres(
             "warehouse", connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
         )
+    except TestConnectionError as error:
+        raise failure(url, f"validating {suite.table}", error) from None
+    try:
         asset = source.add_table_asset(
             "table", table_name=suite.table.name, schema_name=suite.table.schema
         )
         batch = asset.add_batch_definition_whole_table("all").get_batch()
         result = batch.validate(expectations, result_format="BASIC")
-    except (GreatExpectationsError, SQLAlchemyError) as error:
+    except (GreatExpectationsError, SQLAlchemyError, TestConnectionError) as error:
         raise WarehouseError(
             f"{suite.table} could not be validated: {masked(str(error))}"
         ) from None
@@ -63,20 +68,21 @@ def validate(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
 
 
 def _built(suite: Suite, configurations: Sequence[Mapping[str, Any]]) -> Any:
-    """The suite as Great Expectations has it, built one by one so that a mistake is named."""
+    """The suite as Great Expectations has it, which would leave out what it does not know."""
     from great_expectations.core.expectation_suite import ExpectationSuite
-    from great_expectations.exceptions import InvalidExpectationConfigurationError
+    from great_expectations.exceptions import GreatExpectationsError
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    built = ExpectationSuite(name=suite.name)
+    built = []
     for configuration in configurations:
         try:
-            built.add_expectation_configuration(ExpectationConfiguration(**configuration))
-        except (InvalidExpectationConfigurationError, ValueError, TypeError) as error:
+            built.append(ExpectationConfiguration(**configuration).to_domain_obj())
+        except (GreatExpectationsError, ValueError, TypeError) as error:
             raise DeclarationError(
                 f"expectations/{suite.table.domain}/{suite.name}.json: the check "
                 f"{configuration['meta']['check']} is not an expectation: {error}"
             ) from None
-    return built
+    return ExpectationSuite(name=suite.name, expectations=built)
 
 
 def _outcome(check: str, result: Any) -> Outcome:

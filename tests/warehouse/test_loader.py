@@ -461,6 +461,31 @@ def test_a_wrong_password_is_refused_without_showing_it(warehouse: Warehouse) ->
     assert "password authentication failed" in str(caught.value)
 
 
+def test_a_load_that_is_killed_leaves_the_table_as_it_was_and_free(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)])
+    context = multiprocessing.get_context("fork")
+    inside = context.Event()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pylist([row(key) for key in range(5000)], schema=SCHEMA)
+        inside.set()
+        time.sleep(60)
+
+    def endless() -> None:
+        plan = Plan(SCHEMA, [Piece("x", batches)], 9)
+        load(warehouse.url, target(), lambda state, _: plan, run_id="killed")
+
+    process = context.Process(target=endless)
+    process.start()
+    assert inside.wait(20)
+    process.kill()
+    process.join(10)
+    done = warehouse.load([row(1), row(2)])
+    assert counts(done) == {"received": 2, "new": 1, "duplicates": 1}
+    assert warehouse.rows() == [(1, 1, "a"), (2, 1, "a")]
+    assert warehouse.query("SELECT count(*) FROM mesh.loads WHERE run_id = 'killed'") == [(0,)]
+
+
 # Side by side
 
 
