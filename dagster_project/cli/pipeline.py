@@ -5,7 +5,13 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from dagster_project.identity import raw_table
-from dagster_project.ingestion.landing import days_waiting, landed, read_feed, read_feeds
+from dagster_project.ingestion.landing import (
+    FeedDeclaration,
+    days_waiting,
+    landed,
+    read_feed,
+    read_feeds,
+)
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
 from dagster_project.orchestration.runs import RunRequest, execute
@@ -30,10 +36,14 @@ def _deliver_missing(settings: Settings) -> None:
     """Deliver the days that never came. A file that is there may be a correction, and stays."""
     lake = Lake(settings.lake)
     feed = read_feed(delivery.FEED.domain, delivery.FEED.name)
-    days = {feed.first_day + timedelta(n) for n in range((feed.last_day - feed.first_day).days + 1)}
-    missing = days - {date.fromisoformat(day) for day in landed(delivery.FEED.domain, feed, lake)}
+    there = landed(delivery.FEED.domain, feed, lake)
+    missing = [day for day in _days(feed) if day.isoformat() not in there]
     if missing:
         delivery.deliver(lake.store, data_folder(settings.home), missing)
+
+
+def _days(feed: FeedDeclaration) -> list[date]:
+    return [feed.first_day + timedelta(n) for n in range((feed.last_day - feed.first_day).days + 1)]
 
 
 def waiting_range(domain: str) -> tuple[str, str] | None:
@@ -42,7 +52,9 @@ def waiting_range(domain: str) -> tuple[str, str] | None:
     days: set[str] = set()
     for feed in read_feeds(domain):
         loaded = read_partitions(warehouse_url(), raw_table(domain, feed.name))
-        days |= days_waiting(domain, feed, lake, loaded).keys()
+        # A file of a day that the feed does not have is none of its business.
+        possible = {day.isoformat() for day in _days(feed)}
+        days |= days_waiting(domain, feed, lake, loaded).keys() & possible
     return (min(days), max(days)) if days else None
 
 

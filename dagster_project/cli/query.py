@@ -34,7 +34,7 @@ def answer(url: str, statement: str, out: IO[str] = sys.stdout) -> None:
         cursor = connection.cursor()
         header = False
         # Streamed, which also means: one statement, not several.
-        for row in cursor.stream(statement, size=_ROWS):  # type: ignore[arg-type]
+        for row in cursor.stream(statement, size=_ROWS):
             if not header:
                 header = _write(out, [column.name for column in cursor.description or ()])
             _write(out, row)

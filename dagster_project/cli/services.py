@@ -18,8 +18,9 @@ from dagster_project.warehouse.embedded import (
     Endpoint,
 )
 
-_DAGSTER_YAML = """\
-# Written by `mesh`; changes are overwritten.
+_WRITTEN_BY = "# Written by `mesh`; changes are overwritten."
+_DAGSTER_YAML = f"""\
+{_WRITTEN_BY}
 storage:
   postgres:
     postgres_url:
@@ -55,6 +56,14 @@ def prepare_home(settings: Settings) -> None:
             f"{settings.home} cannot be written: {error.strerror}. Free some disk space, or set "
             "MESH_HOME to a folder that you may write"
         ) from None
+
+
+def is_home(folder: Path) -> bool:
+    """Whether the folder is one that `prepare_home` has made."""
+    try:
+        return (folder / "dagster" / "dagster.yaml").read_text().startswith(_WRITTEN_BY)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _write_if_other(path: Path, content: str) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
 import typer
@@ -10,11 +15,23 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from dagster_project.cli.services import is_home
 from dagster_project.domain import domain_names, read_domain
-from dagster_project.failures import MeshError
+from dagster_project.failures import BusyError, MeshError
 from dagster_project.settings import PREFIX, Settings
 from dagster_project.warehouse.connection import place
 from dagster_project.warehouse.embedded import EmbeddedPostgres
+from dagster_project.warehouse.lease import holders
+
+#: All that a home holds.
+STATE = {"connectors", "dagster", "dbt", "lake", "logs", "postgres", "run.lock", "run.pid"}
+#: Seconds that commands get to end by themselves.
+STOPPING_TIMEOUT = 40
+
+
+def _console() -> Console:
+    """The terminal; for a file or a pipe as wide as it takes."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def _megabytes(number: int) -> str:
@@ -41,7 +58,7 @@ def show(settings: Settings) -> None:
         if status.running:
             users = "unknown" if status.users is None else str(status.users)
             table.add_row("", f"used by {users} commands{', pinned' if status.pinned else ''}")
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 def show_domains() -> None:
@@ -53,7 +70,7 @@ def show_domains() -> None:
         domain = read_domain(name)
         products = "\n".join(product.name for product in domain.data_products)
         table.add_row(name, domain.owner, domain.purpose, products, ", ".join(domain.depends_on))
-    Console().print(table)
+    _console().print(table)
 
 
 def show_settings(settings: Settings) -> None:
@@ -67,19 +84,42 @@ def show_settings(settings: Settings) -> None:
             value = f"set: {place(value.get_secret_value())}"
         shown = "" if value is None else str(value)
         table.add_row(PREFIX + name.upper(), shown, field.description or "")
-    Console().print(table)
+    _console().print(table)
 
 
 def remove(settings: Settings, ask: bool) -> None:
-    """Stop what runs and remove the state's folder."""
-    home: Path = settings.home
+    """Stop what runs and remove the state's folder.
+
+    Raises MeshError, and removes nothing, if the folder holds anything that is not ours.
+    """
+    home = settings.home
     if not home.exists():
         typer.echo(f"{home} is not there: nothing to remove")
         return
-    if not (home / "dagster").exists() and any(home.iterdir()) and not (home / "postgres").exists():
-        raise MeshError(f"{home} does not look like the platform's state: remove it by hand")
+    others = sorted(path.name for path in home.iterdir() if path.name not in STATE)
+    if others or (not is_home(home) and any(home.iterdir())):
+        found = f"it holds {', '.join(others[:5])}" if others else "`mesh` has not made it"
+        raise MeshError(f"{home} is not the platform's state alone ({found}): remove it by hand")
     if ask:
         typer.confirm(f"Remove {home} with the warehouse and the lake in it?", abort=True)
-    EmbeddedPostgres(home).stop(force=True)
+    _stop(home)
     shutil.rmtree(home)
     typer.echo(f"{home} removed")
+
+
+def _stop(home: Path) -> None:
+    """End the commands that use the home as Ctrl-C does, then the PostgreSQL in it."""
+    server = EmbeddedPostgres(home)
+    pids = set(holders(home / "postgres" / "users.lock") or ())
+    with contextlib.suppress(OSError, ValueError):
+        pids.add(int((home / "run.pid").read_text()))
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGINT)
+    limit = time.monotonic() + STOPPING_TIMEOUT
+    while True:
+        try:
+            server.stop(force=time.monotonic() > limit)
+        except BusyError:
+            continue
+        return

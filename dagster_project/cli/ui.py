@@ -15,7 +15,7 @@ from types import FrameType
 
 from dagster_project.cli.services import services
 from dagster_project.failures import BusyError, MeshError
-from dagster_project.settings import PROJECT, WORKSPACE, Settings, get_settings, warehouse_url
+from dagster_project.settings import DBT_PROJECT_DIR, PROJECT, WORKSPACE, Settings, warehouse_url
 
 HOST = "127.0.0.1"
 #: Seconds that the processes get to end by themselves before they are killed.
@@ -37,7 +37,7 @@ def serve(settings: Settings, port: int) -> int:
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),
         ]
         print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)
-        return _run_group(command)
+        return _run_group(command, PROJECT)
 
 
 def run_inside(settings: Settings, command: Sequence[str]) -> int:
@@ -45,9 +45,9 @@ def run_inside(settings: Settings, command: Sequence[str]) -> int:
     from dagster_project.transformation.project import dbt_environment
 
     with services(settings):
-        get_settings.cache_clear()
         os.environ.update(dbt_environment(warehouse_url()))
-        return _run_group([_program(command[0]), *command[1:]])
+        os.environ["DBT_PROJECT_DIR"] = str(DBT_PROJECT_DIR)
+        return _run_group([_program(command[0]), *command[1:]], Path.cwd())
 
 
 def _program(name: str) -> str:
@@ -68,11 +68,11 @@ def _refuse_taken(port: int) -> None:
             ) from None
 
 
-def _run_group(command: Sequence[str]) -> int:
+def _run_group(command: Sequence[str], folder: Path) -> int:
     """Run a program as a process group of its own, and end every process of it at the end."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
     try:
-        process = subprocess.Popen(command, cwd=PROJECT, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
     except FileNotFoundError:
         raise MeshError(f"{command[0]}: no such program") from None
 
