@@ -40,8 +40,11 @@ class Environment(StrEnum):
 
 
 def _postgresql(url: SecretStr) -> SecretStr:
-    scheme = urlsplit(url.get_secret_value()).scheme
-    if scheme not in ("postgresql", "postgres"):
+    scheme, _, rest = url.get_secret_value().partition("://")
+    if scheme == "postgres":
+        # libpq takes it for the same, SQLAlchemy does not know it.
+        return SecretStr(f"postgresql://{rest}")
+    if scheme != "postgresql":
         raise ValueError("must be of the form postgresql://user:password@host:port/database")
     return url
 
@@ -95,9 +98,6 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="Steps of one run that may run side by side; the CPU count if unset.",
-    )
-    quality_server: str | None = Field(
-        None, description="Set by the platform itself: where this run's validations are executed."
     )
 
     @property

@@ -79,9 +79,12 @@ def services(settings: Settings) -> Iterator[None]:
     prepare_home(settings)
     with ExitStack() as stack:
         found: dict[str, str] = {}
+        if settings.dagster_url is not None:
+            # Dagster reads the variable itself, and knows one scheme only.
+            found["MESH_DAGSTER_URL"] = settings.dagster_url.get_secret_value()
         if settings.warehouse_url is None or settings.dagster_url is None:
             endpoint = stack.enter_context(EmbeddedPostgres(settings.home).lease())
-            found = _urls(settings, endpoint)
+            found |= _urls(settings, endpoint)
         os.environ.update(
             {"DAGSTER_HOME": str(settings.dagster_home.absolute()), **_QUIET, **found}
         )

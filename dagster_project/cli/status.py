@@ -110,12 +110,10 @@ def remove(settings: Settings, ask: bool) -> None:
 def _stop(home: Path) -> None:
     """End the commands that use the home as Ctrl-C does, then the PostgreSQL in it."""
     server = EmbeddedPostgres(home)
-    pids = set(holders(home / "postgres" / "users.lock") or ())
-    with contextlib.suppress(OSError, ValueError):
-        pids.add(int((home / "run.pid").read_text()))
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGINT)
+    for lock in (home / "run.lock", home / "postgres" / "users.lock"):
+        for pid in holders(lock) or ():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGINT)
     limit = time.monotonic() + STOPPING_TIMEOUT
     while True:
         try:

@@ -28,8 +28,8 @@ from dagster_project.quality.suites import Suite
 from dagster_project.quality.validation import Outcome, validate
 from dagster_project.warehouse.connection import masked
 
-#: `port:key`, set for the processes of a run.
-ADDRESS = "MESH_QUALITY_SERVER"
+#: `port:key`, set by a run for its own processes: no setting, and not for people.
+ADDRESS = "_MESH_QUALITY_SERVER"
 _HOST = "127.0.0.1"
 #: What a validation imports; loaded once, before any is forked.
 PRELOADED = (

@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply_json(error.status, {"error": str(error)})
         except ConnectionError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the client is told, as by any server
             self._reply_json(
                 HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"}
             )
@@ -209,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
         status = HTTPStatus(code)
         self._reply_json(status, {"error": message or status.phrase})
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as inherited
         """Nothing: the connectors log their own requests."""
 
 
@@ -284,7 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.daemon = True
         serving.start()
-        print(json.dumps({"url": server.url}), flush=True)
+        sys.stdout.write(json.dumps({"url": server.url}) + "\n")
+        sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
             while os.read(sys.stdin.fileno(), 4096):
                 pass

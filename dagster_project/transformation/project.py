@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 from filelock import FileLock
@@ -48,6 +48,7 @@ def dbt_environment(warehouse_url: str | None) -> dict[str, str]:
             "DBT_MESH_PORT": str(parts.port or 5432),
             "DBT_MESH_USER": unquote(parts.username or ""),
             "DBT_MESH_DATABASE": unquote(parts.path.lstrip("/")),
+            "DBT_MESH_SSLMODE": parse_qs(parts.query).get("sslmode", ["prefer"])[-1],
             PASSWORD: unquote(parts.password or ""),
         }
     return environment

@@ -252,7 +252,7 @@ def refusing_march(source: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as inherited
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as gate:

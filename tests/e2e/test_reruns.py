@@ -1,0 +1,255 @@
+"""Running again: what did not change is left alone, what changed is carried through, and no more.
+
+The tests follow on each other, in their order.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.platform import DAGSTER, Ended, Platform, until
+
+DOMAINS = ("commerce", "fleet", "weather", "flights")
+CHANGED = "2013-03-08"
+LOST = 5
+
+
+def state_of(platform: Platform) -> dict[str, str]:
+    """Of every table and view of the domains a digest: of its rows, who wrote them, its storage."""
+    schemas = ", ".join(f"'{name}{kind}'" for name in DOMAINS for kind in ("", "_raw", "_staging"))
+    found = platform.rows(
+        "SELECT format('%I.%I', nspname, relname), relkind = 'v', c.oid, relfilenode, r.xmin::text "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "LEFT JOIN pg_rewrite r ON r.ev_class = c.oid "
+        f"WHERE nspname IN ({schemas}) AND relkind IN ('r', 'v')"
+    )
+    assert len(found) > 30
+    state = {}
+    for name, is_view, oid, storage, rule in found:
+        rows = (
+            ""
+            if is_view
+            else platform.rows(
+                "SELECT md5(string_agg(md5(t::text) || t.xmin || t.ctid, '' ORDER BY t.ctid)) "
+                f"FROM {name} t"
+            )
+        )
+        state[name] = f"{oid} {storage} {rule} {rows}"
+    return state
+
+
+@dataclass
+class Again:
+    """The second run, and one that was started meanwhile."""
+
+    run: Ended
+    other: Ended
+    other_than: int
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def again(platform: Platform, first_run: Ended) -> Again:
+    before = state_of(platform)
+    process = platform.start("run")
+    heard = until(process, "starting")
+    other = platform.mesh("run", "-d", "fleet")
+    out, err = process.communicate(timeout=300)
+    return Again(
+        Ended(process.returncode, heard + out, err, 0.0),
+        other,
+        process.pid,
+        before,
+        state_of(platform),
+    )
+
+
+def test_the_second_run_changes_no_row_and_rebuilds_no_model(again: Again):
+    assert again.run.code == 0, again.run.out + again.run.err
+    changed = [name for name in again.before if again.after.get(name) != again.before[name]]
+    assert changed == []
+    assert again.after.keys() == again.before.keys()
+
+
+def test_the_second_run_says_so(again: Again):
+    for domain, row in again.run.table().items():
+        assert row[2:4] == ["0", "0"], f"{domain}: rows loaded, models built"
+        assert (row[6], row[8]) == ("0", "succeeded"), domain
+
+
+def test_a_model_that_was_not_built_still_says_how_many_rows(platform: Platform, again: Again):
+    run = [run for run, (domain, _) in platform.runs().items() if domain == "fleet"][-1]
+    for event in platform.events("ASSET_MATERIALIZATION", run):
+        found = event["event_specific_data"]["materialization"]
+        assert "dagster/row_count" in {entry["label"] for entry in found["metadata_entries"]}, (
+            found["asset_key"]
+        )
+
+
+def test_two_runs_at_once_are_refused(again: Again):
+    assert again.other.code == 3
+    assert f"process {again.other_than}" in again.other.err
+    assert again.other.err.startswith("mesh: another `mesh run` is going in ")
+    assert again.other.out == ""
+    assert again.other.seconds < 10
+
+
+@dataclass
+class Correction:
+    """A landed file that was replaced by one with fewer rows and another value."""
+
+    run: Ended
+    path: Path
+    content: bytes
+    rows: int
+    days: dict[str, dict[str, tuple[object, object]]]
+
+
+def _days(platform: Platform) -> dict[str, dict[str, object]]:
+    """By table and day: who wrote its rows when, or what the mart says of it."""
+    fact = "md5(string_agg(t.xmin::text || t.ctid, '' ORDER BY t.ctid))"
+    statements = {
+        "raw": "SELECT flight_date::text, min(_loaded_at), max(_loaded_at), count(*) "
+        "FROM flights_raw.flights GROUP BY 1",
+        "fact": f"SELECT flight_date::text, {fact} FROM flights.fct_flights t GROUP BY 1",
+        "mart": "SELECT flight_date::text, flights_scheduled, average_arrival_delay_minutes "
+        "FROM flights.on_time_by_day",
+    }
+    return {
+        name: {day: rest for day, *rest in platform.rows(statement)}
+        for name, statement in statements.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def correction(platform: Platform, again: Again) -> Correction:
+    landing = platform.home / "lake" / "landing" / "flights" / "flights"
+    path = landing / f"flights_{CHANGED}.csv"
+    header, *rows = path.read_bytes().splitlines(keepends=True)
+    fields = rows[0].split(b",")
+    assert fields[8].strip() != b"NA"
+    fields[8] = b"1000"
+    kept = [b",".join(fields), *rows[1:-LOST]]
+    content = header + b"".join(kept)
+    path.write_bytes(content)
+    # Of these, the first is no day of the feed, and the second no file of it.
+    (landing / "flights_2014-01-01.csv").write_bytes(content)
+    (landing / "README.txt").write_text("not for you")
+    before = _days(platform)
+    run = platform.mesh("run", "-d", "flights")
+    after = _days(platform)
+    changes = {
+        name: {
+            day: (before[name].get(day), after[name].get(day))
+            for day in before[name].keys() | after[name].keys()
+            if before[name].get(day) != after[name].get(day)
+        }
+        for name in before
+    }
+    return Correction(run, path, content, len(kept), changes)
+
+
+def test_only_the_changed_day_is_loaded_and_rebuilt(correction: Correction):
+    assert correction.run.code == 0, correction.run.out + correction.run.err
+    assert {name: list(days) for name, days in correction.days.items()} == {
+        "raw": [CHANGED],
+        "fact": [CHANGED],
+        "mart": [CHANGED],
+    }
+
+
+def test_the_correction_reaches_the_marts(platform: Platform, correction: Correction):
+    before, after = correction.days["mart"][CHANGED]
+    assert after[0] == before[0] - LOST == correction.rows  # type: ignore[index]
+    assert after[1] != before[1]  # type: ignore[index]
+    ((delayed, total),) = platform.rows(
+        "SELECT count(*) FILTER (WHERE arrival_delay_minutes = 1000), count(*) "
+        "FROM flights.fct_flights"
+    )
+    assert (delayed, total) == (1, 336_776 - LOST)
+    ((scheduled,),) = platform.rows("SELECT sum(flights_scheduled) FROM flights.on_time_by_carrier")
+    assert scheduled == 336_776 - LOST
+
+
+def test_what_has_landed_stays_as_it_is(correction: Correction):
+    assert correction.path.read_bytes() == correction.content
+
+
+def test_only_the_changed_day_is_planned_and_materialised(
+    platform: Platform, correction: Correction
+):
+    run = [run for run, (domain, _) in platform.runs().items() if domain == "flights"][-1]
+    rows = platform.rows(
+        "SELECT DISTINCT dagster_event_type, asset_key, partition FROM event_logs "
+        f"WHERE run_id = '{run}' AND partition IS NOT NULL",
+        DAGSTER,
+    )
+    kinds = ("ASSET_MATERIALIZATION", "ASSET_MATERIALIZATION_PLANNED")
+    assert {
+        (kind, tuple(json.loads(asset)), day) for kind, asset, day in rows if kind in kinds
+    } == {
+        (kind, asset, CHANGED)
+        for kind in kinds
+        for asset in (("flights_raw", "flights"), ("flights", "fct_flights"))
+    }
+
+
+def test_the_table_counts_one_day(correction: Correction):
+    row = correction.run.table()["flights"]
+    assert 0 < int(row[2].replace(",", "")) <= correction.rows
+
+
+@dataclass
+class Failure:
+    """A run whose source system is away."""
+
+    run: Ended
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def closed_port() -> Iterator[int]:
+    """A port of loopback on which nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def failure(platform: Platform, correction: Correction, closed_port: int) -> Failure:
+    before = state_of(platform)
+    url = f"http://127.0.0.1:{closed_port}"
+    run = platform.mesh("run", "-d", "fleet", "-d", "flights", MESH_REFERENCE_URL=url)
+    return Failure(run, before, state_of(platform))
+
+
+def test_a_source_that_is_away_fails_its_domain_with_the_cause(failure: Failure, closed_port: int):
+    assert failure.run.code == 1
+    said = failure.run.out
+    assert failure.run.table()["fleet"][-1] == "failed"
+    message = said[said.index("\nfleet: ") :]
+    assert "fleet/register" in message
+    assert str(closed_port) in message
+    assert "onnection" in message
+    assert "Traceback" not in said + failure.run.err
+
+
+def test_a_domain_whose_upstream_failed_is_not_run(failure: Failure):
+    assert failure.run.table()["flights"][-2:] == ["not", "run"]
+    assert "flights: not run, since what it depends on failed" in failure.run.out
+
+
+def test_nothing_of_a_failed_sync_is_loaded(failure: Failure):
+    assert failure.after == failure.before
+
+
+def test_nothing_works_on_after_the_runs(platform: Platform, failure: Failure):
+    platform.wait_until_quiet(10)
