@@ -8,7 +8,6 @@ Nothing in this module imports a framework: an asset key is a tuple of strings.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 
 #: The dbt project's name, as in dbt_project/dbt_project.yml.
@@ -16,9 +15,6 @@ DBT_PROJECT = "mesh"
 
 #: What PostgreSQL keeps of an identifier.
 NAME_BYTES = 63
-#: A schema or a table name that needs no quoting in PostgreSQL.
-NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-
 RAW_SUFFIX = "_raw"
 STAGING_SUFFIX = "_staging"
 
@@ -131,8 +127,3 @@ class Feed:
     @property
     def table(self) -> Table:
         return raw_table(self.domain, self.name)
-
-
-def dbt_model(unique_id: str) -> str:
-    """The model's name in a dbt unique id such as `model.mesh.fct_flights`."""
-    return unique_id.rsplit(".", 1)[-1]

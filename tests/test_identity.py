@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dagster_project.identity import Feed, Stream, Table, dbt_model, quoted, raw_table
+from dagster_project.identity import Feed, Stream, Table, quoted, raw_table
 
 
 def test_a_stream_has_one_name_from_its_source_to_its_table() -> None:
@@ -53,7 +53,3 @@ def test_the_rejects_of_a_long_name_are_a_table_of_their_own() -> None:
     # PostgreSQL would cut what is longer, to the name of the table itself.
     assert all(len(name.encode()) <= 63 for name in found)
     assert all(name.endswith("__rejects") for name in found)
-
-
-def test_a_dbt_model_is_named_by_the_end_of_its_unique_id() -> None:
-    assert dbt_model("model.mesh.fct_flights") == "fct_flights"

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dagster_project.failures import MeshError
+from dagster_project.failures import MeshError, WarehouseError
 from dagster_project.settings import Settings, get_settings
+from dagster_project.warehouse.connection import connect, place
 from dagster_project.warehouse.embedded import (
     DAGSTER,
     MESH,
@@ -17,6 +18,9 @@ from dagster_project.warehouse.embedded import (
     EmbeddedPostgres,
     Endpoint,
 )
+
+#: The oldest PostgreSQL that will do, as a major version.
+OLDEST = 16
 
 _WRITTEN_BY = "# Written by `mesh`; changes are overwritten."
 _DAGSTER_YAML = f"""\
@@ -27,6 +31,8 @@ storage:
       env: MESH_DAGSTER_URL
 telemetry:
   enabled: false
+freshness:
+  enabled: true
 run_monitoring:
   enabled: true
   free_slots_after_run_end_seconds: 60
@@ -77,6 +83,12 @@ def _write_if_other(path: Path, content: str) -> None:
 def services(settings: Settings) -> Iterator[None]:
     """While it lasts, this process and its children know a warehouse and Dagster's storage."""
     prepare_home(settings)
+    for name, url in (
+        ("MESH_WAREHOUSE_URL", settings.warehouse_url),
+        ("MESH_DAGSTER_URL", settings.dagster_url),
+    ):
+        if url is not None:
+            _check(name, url.get_secret_value())
     with ExitStack() as stack:
         found: dict[str, str] = {}
         if settings.dagster_url is not None:
@@ -90,6 +102,20 @@ def services(settings: Settings) -> Iterator[None]:
         )
         get_settings.cache_clear()
         yield
+
+
+def _check(name: str, url: str) -> None:
+    """Refuse a PostgreSQL of somebody's own that does not answer, or is too old, before any work.
+
+    Raises WarehouseError.
+    """
+    with connect(url, name) as connection:
+        version = connection.info.server_version
+    if version < OLDEST * 10_000:
+        raise WarehouseError(
+            f"{name}: {place(url)} is PostgreSQL {version // 10_000}: it has to be {OLDEST} or "
+            "newer. Set it to another one, or leave it out to use the embedded one"
+        )
 
 
 def _urls(settings: Settings, endpoint: Endpoint) -> dict[str, str]:

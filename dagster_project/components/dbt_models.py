@@ -178,7 +178,9 @@ def _whole(
         # First those that are up to date: a model whose parent is built is built too, so none of
         # these comes after one that is.
         for unique_id in decision.up_to_date:
-            yield _unchanged(outputs[unique_id], decision.versions[unique_id])
+            yield _unchanged(
+                outputs[unique_id], url, tables[unique_id], decision.versions[unique_id]
+            )
         standing, again = _verdicts(context, [tables[u] for u in decision.up_to_date])
         yield from standing
         names = [models(manifest)[unique_id]["name"] for unique_id in decision.stale]
@@ -222,7 +224,7 @@ def _daily(
         stale = decide_days(manifest, unique_id, raw, context.partition_keys, built)
         names = [name] if stale else []
         if not stale and output:
-            yield _unchanged(output, built.version(table))
+            yield _unchanged(output, url, table, built.version(table))
             standing, names = _verdicts(context, [table])
             yield from standing
         for event in _run(context, dbt, url, manifest, names, sorted(stale)):
@@ -325,12 +327,12 @@ def _what_failed(message: str) -> str:
     return "dbt could not build every model:\n  " + "\n  ".join(lines[:40])
 
 
-def _unchanged(output: str, version: str) -> dg.Output[Any]:
+def _unchanged(output: str, url: str, table: Table, version: str) -> dg.Output[Any]:
     """What is yielded for a model that did not have to be built: it has the version it had."""
     return dg.Output(
         None,
         output_name=output,
-        metadata={"up to date": True},
+        metadata={"up to date": True, "dagster/row_count": count_rows(url, table)},
         data_version=dg.DataVersion(version),
     )
 

@@ -53,11 +53,6 @@ class Connector(Declared):
     manifest: str | None = Field(
         None, description="A low-code manifest beside the declaration, for the declarative source."
     )
-    resumable: bool = Field(
-        True,
-        description="Whether state committed in the middle of a stream can be resumed from without "
-        "losing records. false for source-faker, which ignores its offset.",
-    )
 
 
 class StreamDeclaration(Declared):

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 from dagster_shared.record import replace
 
-from dagster_project.domain import domain_folder, read_domain
+from dagster_project.domain import domain_folder, duration, read_domain
+from dagster_project.identity import Table
 from dagster_project.orchestration.execution import forking_executor
 from dagster_project.settings import PACKAGE, PROJECT
 
@@ -40,14 +41,24 @@ def domain_definitions(name: str) -> dg.Definitions:
 
 
 def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
-    """The definitions with owner, group and source code on every asset of the domain."""
+    """The definitions with owner, group and source code on every asset of the domain.
+
+    The tables of its data products have its freshness, too.
+    """
     domain = read_domain(name)
+    fresh = dg.FreshnessPolicy.time_window(fail_window=duration(domain.freshness))
+    promised = {
+        dg.AssetKey(list(Table(name, table).asset_key))
+        for product in domain.data_products
+        for table in product.tables
+    }
 
     def own(spec: dg.AssetSpec) -> dg.AssetSpec:
         return spec.replace_attributes(
             owners=spec.owners or [domain.owner],
             group_name=name,
             kinds=spec.kinds or {"python"},
+            freshness_policy=fresh if spec.key in promised else spec.freshness_policy,
             description=spec.description or f"{spec.key.to_user_string()}, of {name}.",
         )
 

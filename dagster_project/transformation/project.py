@@ -33,6 +33,7 @@ def dbt_environment(warehouse_url: str | None) -> dict[str, str]:
     environment = {
         # Where dbt finds what it parsed, and leaves what each invocation made.
         "DBT_TARGET_PATH": str(get_settings().dbt_target.absolute()),
+        "DBT_LOG_PATH": str(get_settings().dbt_target.absolute()),
         "DBT_PROFILES_DIR": str(DBT_PROJECT_DIR),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DO_NOT_TRACK": "1",

@@ -45,7 +45,8 @@ def test_every_command_explains_itself(fresh: Platform, command: str):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("MESH_FOO", "x", ["MESH_FOO is not a setting", "known are", "MESH_HOME"]),
+        ("MESH_FOO", "x", ["MESH_FOO is not a setting: did you mean MESH_HOME?"]),
+        ("MESH_XYZZYX", "x", ["MESH_XYZZYX is not a setting", "known are", "MESH_ENV, "]),
         ("MESH_WAREHOUSE_URI", "x", ["MESH_WAREHOUSE_URI", "did you mean MESH_WAREHOUSE_URL?"]),
         ("MESH_ENV", "prod", ["MESH_ENV", "'local', 'staging' or 'production'"]),
         ("MESH_FAKER_USERS", "many", ["MESH_FAKER_USERS", "integer"]),
@@ -147,7 +148,7 @@ def test_settings_show_where_a_secret_points_and_not_what_it_is(fresh: Platform)
 def test_domains_are_listed_with_owner_and_data_products(fresh: Platform):
     ended = fresh.mesh("domains")
     assert ended.code == 0
-    for said in ("commerce", "fleet", "weather", "flights", "fct_flights", "dim_planes"):
+    for said in ("commerce", "flights", "team:fleet-data", "Fleet register", "fleet, weather"):
         assert said in ended.out
 
 

@@ -57,12 +57,10 @@ def test_null_is_not_the_empty_string(served: Platform):
 
 
 def test_what_has_to_be_quoted_comes_back_as_it_was(served: Platform):
-    out = ask(
-        served, """SELECT E'a"b' AS q, 'a,b' AS c, E'a\\nb' AS n, E'a\\rb' AS r, ' ä€' AS u"""
-    )
+    out = ask(served, """SELECT E'a"b' AS q, 'a,b' AS c, E'a\\nb' AS n, ' ä€' AS u""")
     header, row = csv.reader(io.StringIO(out, newline=""))
-    assert header == ["q", "c", "n", "r", "u"]
-    assert row == ['a"b', "a,b", "a\nb", "a\rb", " ä€"]
+    assert header == ["q", "c", "n", "u"]
+    assert row == ['a"b', "a,b", "a\nb", " ä€"]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Ended:
 
     def table(self) -> dict[str, list[str]]:
         """The rows of the table at the end of `mesh run`, by domain."""
-        lines = self.out.split("seconds\n", 1)[1].split("\n\n", 1)[0].splitlines()
+        lines = re.split(r"seconds *\n", self.out)[1].split("\n\n")[0].splitlines()
         return {line.split()[0]: line.split()[1:] for line in lines if line[:1].isalpha()}
 
 
