@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -17,6 +18,8 @@ _ENDED = {
     DagsterEventType.RUN_FAILURE: "failed",
     DagsterEventType.RUN_CANCELED: "canceled",
 }
+#: What a connector logs of its own code; the UI has it, a person at a terminal needs the rest.
+_TRACEBACK = re.compile(r"\n *Traceback \(most recent call last\):(?:\n(?:  File | {4}).*)*")
 
 
 def _numbers(metadata: Any) -> dict[str, Any]:
@@ -82,7 +85,7 @@ class Follower:
         message = (error.message if error else "failed").strip()
         for prefix in ("dagster_project.failures.", "dagster._core.errors."):
             message = message.removeprefix(prefix)
-        self._progress.errors.append(f"{event.step_key}: {message}")
+        self._progress.errors.append(f"{event.step_key}: {_TRACEBACK.sub('', message)}")
 
     def _take_materialization(self, event: DagsterEvent) -> None:
         materialization = event.step_materialization_data.materialization

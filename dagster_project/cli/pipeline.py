@@ -14,7 +14,7 @@ from dagster_project.ingestion.landing import (
 )
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
-from dagster_project.orchestration.runs import RunRequest, execute
+from dagster_project.orchestration.runs import STARTED_BY, RunRequest, execute
 from dagster_project.reference import delivery
 from dagster_project.reference.data import data_folder
 from dagster_project.settings import Settings, get_settings, warehouse_url
@@ -73,5 +73,5 @@ def run_pipeline(domain: str, run_id: str, partitions: tuple[str, str] | None) -
             for key in graph.materializable_asset_keys
             if graph.get(key).partitions_def is None
         ]
-    request = RunRequest(domain, job_name(domain), assets, partitions)
+    request = RunRequest(domain, job_name(domain), assets, partitions, {STARTED_BY: "mesh run"})
     return execute(request, run_id)

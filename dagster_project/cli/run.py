@@ -206,10 +206,13 @@ def _drive(runs: Sequence[DomainProgress], workers: Sequence[_Worker], display: 
     import dagster as dg
 
     from dagster_project.cli.follow import Follower
+    from dagster_project.orchestration.runs import report_killed
 
     by_name = {run.domain: run for run in runs}
     with ExitStack() as stack:
         instance = stack.enter_context(dg.DagsterInstance.get())
+        # There is one `mesh run` at a time: what an earlier one left unfinished was killed with it.
+        report_killed(instance, "mesh run")
         followers = {run.domain: Follower(instance, run) for run in runs}
         stack.enter_context(display.showing())
         while True:

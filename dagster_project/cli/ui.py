@@ -20,6 +20,8 @@ from dagster_project.settings import DBT_PROJECT_DIR, PROJECT, WORKSPACE, Settin
 HOST = "127.0.0.1"
 #: Seconds that the processes get to end by themselves before they are killed.
 GRACE = 12.0
+#: Seconds that the program itself gets to end all that it started, once it was told to.
+PATIENCE = 25.0
 
 
 def serve(settings: Settings, port: int) -> int:
@@ -47,6 +49,8 @@ def run_inside(settings: Settings, command: Sequence[str]) -> int:
     with services(settings):
         os.environ.update(dbt_environment(warehouse_url()))
         os.environ["DBT_PROJECT_DIR"] = str(DBT_PROJECT_DIR)
+        # What looks for the project's environment, as `dg` does, finds that it is this one.
+        os.environ["VIRTUAL_ENV"] = sys.prefix
         return _run_group([_program(command[0]), *command[1:]], Path.cwd())
 
 
@@ -71,19 +75,31 @@ def _refuse_taken(port: int) -> None:
 def _run_group(command: Sequence[str], folder: Path) -> int:
     """Run a program as a process group of its own, and end every process of it at the end."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    try:
-        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
-    except FileNotFoundError:
-        raise MeshError(f"{command[0]}: no such program") from None
+    asked: list[float] = []
+    groups: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
-        _signal(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        asked.append(time.monotonic())
+        for group in groups:
+            _signal(group, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
+    # Before it starts: a signal that this process was told to ignore, as a shell's `&` does, is not
+    # ignored by the program, and one that comes while it starts is not lost.
     before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        code = process.wait()
+        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+        groups.append(process.pid)
+        code = None
+        while code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(timeout=0.5)
+            if asked and time.monotonic() > asked[0] + PATIENCE:
+                _end_group(process.pid)
+    except FileNotFoundError:
+        raise MeshError(f"{command[0]}: no such program") from None
     finally:
-        _end_group(process.pid)
+        for group in groups:
+            _end_group(group)
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code

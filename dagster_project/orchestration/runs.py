@@ -30,6 +30,26 @@ from dagster_project.failures import DeclarationError
 from dagster_project.settings import WORKSPACE
 
 
+#: The tag of runs that have a process of ours, not one of Dagster's launcher.
+STARTED_BY = "mesh/started_by"
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def report_killed(instance: dg.DagsterInstance, started_by: str) -> None:
+    """Mark the unfinished runs of `started_by` as failed, whose processes are known to be gone.
+
+    A run that was killed with all its processes could not say so itself.
+    """
+    filters = dg.RunsFilter(statuses=_UNFINISHED, tags={STARTED_BY: started_by})
+    for run in instance.get_runs(filters):
+        instance.report_run_failed(run, "Its process was killed before the run had ended.")
+
+
 @dataclass(frozen=True)
 class RunRequest:
     """What to run of a domain: everything, or some assets; some days of the partitioned ones."""

@@ -14,7 +14,8 @@ DAILY = {("flights_raw", "flights"), ("flights", "fct_flights")}
 def _counted(platform: Platform, kind: str) -> Counter[tuple[tuple[str, ...], bool]]:
     """The events of the run of flights: by asset, and whether they name a partition."""
     rows = platform.rows(
-        "SELECT asset_key, event_logs.partition IS NOT NULL FROM event_logs JOIN runs USING (run_id) "
+        "SELECT asset_key, event_logs.partition IS NOT NULL "
+        "FROM event_logs JOIN runs USING (run_id) "
         f"WHERE dagster_event_type = '{kind}' AND pipeline_name = 'flights_pipeline'",
         DAGSTER,
     )
