@@ -29,7 +29,6 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_project.failures import DeclarationError
 from dagster_project.settings import WORKSPACE
 
-
 #: The tag of runs that have a process of ours, not one of Dagster's launcher.
 STARTED_BY = "mesh/started_by"
 _UNFINISHED = [

@@ -90,6 +90,8 @@ def test_the_next_run_mends_it_all(home: Platform):
     ended = home.run(*DOMAINS)
     assert held(home) == TABLES
     assert {row[-1] for row in ended.table().values()} == {"succeeded"}
+    # Those that were killed with all their processes are known for what they are.
+    assert {status for _, status in home.runs().values()} <= {"FAILURE", "CANCELED", "SUCCESS"}
     ((stations, readings),) = home.rows(
         "SELECT count(DISTINCT airport_code), count(*) FROM weather.fct_weather_hourly"
     )

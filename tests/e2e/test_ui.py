@@ -1,0 +1,162 @@
+"""`mesh ui` as a person uses it: what it shows, what it runs again, and how it ends.
+
+The tests follow on each other, in their order, on one Dagster whose PostgreSQL nobody else uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import pytest
+
+from dagster_project.domain import domain_names
+from dagster_project.warehouse.embedded import EmbeddedPostgres
+from tests.e2e.platform import Ended, Platform, until
+
+LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
+    name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+RUNS = """{ runsOrError { ... on Runs { results {
+    runId jobName status parentRunId repositoryOrigin { repositoryLocationName } } } } }"""
+AGAIN = """mutation ($parent: String!) { launchRunReexecution(
+    reexecutionParams: {parentRunId: $parent, strategy: ALL_STEPS}) {
+        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+ASSETS = """{ assetNodes { assetKey { path } groupName description owners {
+        ... on TeamAssetOwner { team } } isMaterializable
+    assetMaterializations(limit: 1) { metadataEntries { label
+        ... on IntMetadataEntry { intValue } } } } }"""
+
+
+@dataclass
+class Ui:
+    """A Dagster that serves."""
+
+    port: int
+    process: subprocess.Popen[str]
+    platform: Platform
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """What GraphQL answers."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = json.load(answer)
+        assert "errors" not in found, found["errors"]
+        return found["data"]
+
+    def locations(self) -> list[dict[str, Any]]:
+        """The code locations; none while nobody answers."""
+        try:
+            return self.ask(LOCATIONS)["workspaceOrError"]["locationEntries"]
+        except OSError:
+            return []
+
+    def runs(self) -> list[dict[str, Any]]:
+        return self.ask(RUNS)["runsOrError"]["results"]
+
+    def processes(self) -> list[psutil.Process]:
+        """All that it started, PostgreSQL apart."""
+        mine = psutil.Process(self.process.pid)
+        return [each for each in mine.children(recursive=True) if "postgres" not in each.name()]
+
+
+@pytest.fixture(scope="module")
+def ui(platform: Platform, first_run: Ended) -> Iterator[Ui]:
+    """The UI with its four code locations loaded."""
+    assert platform.mesh("down").code == 0
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    ui = Ui(port, platform.start("ui", "--port", str(port)), platform)
+    try:
+        until(ui.process, rf"http://127\.0\.0\.1:{port}")
+        limit = time.monotonic() + 300
+        while [entry["loadStatus"] for entry in ui.locations()] != ["LOADED"] * 4:
+            assert ui.process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.3)
+        yield ui
+    finally:
+        if ui.process.poll() is None:
+            ui.process.send_signal(signal.SIGTERM)
+            ui.process.communicate(timeout=60)
+        assert platform.mesh("up").code == 0
+
+
+def test_every_domain_is_a_code_location_that_loads(ui: Ui):
+    loaded = {entry["name"]: entry["locationOrLoadError"]["__typename"] for entry in ui.locations()}
+    assert loaded == dict.fromkeys(domain_names(), "RepositoryLocation")
+
+
+def test_it_listens_on_loopback_alone(ui: Ui):
+    listening = {
+        (found.laddr.ip, found.laddr.port)
+        for process in [psutil.Process(ui.process.pid), *ui.processes()]
+        for found in process.net_connections(kind="tcp")
+        if found.status == psutil.CONN_LISTEN
+    }
+    assert ("127.0.0.1", ui.port) in listening
+    assert {address for address, _ in listening} <= {"127.0.0.1", "::1"}
+
+
+def test_the_runs_of_mesh_run_are_there_with_their_location(ui: Ui):
+    found = {
+        (run["jobName"], run["repositoryOrigin"]["repositoryLocationName"]) for run in ui.runs()
+    }
+    assert found == {(f"{name}_pipeline", name) for name in domain_names()}
+
+
+def test_every_asset_has_group_owner_description_and_rows(ui: Ui):
+    nodes = ui.ask(ASSETS)["assetNodes"]
+    assert len(nodes) > 40
+    for node in nodes:
+        name = "/".join(node["assetKey"]["path"])
+        assert node["groupName"] in domain_names(), name
+        assert [owner["team"] for owner in node["owners"]] == [f"{node['groupName']}-data"], name
+        assert node["description"], name
+        if node["isMaterializable"]:
+            (last,) = node["assetMaterializations"]
+            rows = {entry["label"]: entry.get("intValue") for entry in last["metadataEntries"]}
+            assert rows.get("dagster/row_count") is not None, name
+
+
+def test_a_run_can_be_executed_again(ui: Ui):
+    parent = next(run["runId"] for run in ui.runs() if run["jobName"] == "fleet_pipeline")
+    launched = ui.ask(AGAIN, parent=parent)["launchRunReexecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    number = launched["run"]["runId"]
+    limit = time.monotonic() + 300
+    while True:
+        run = next(run for run in ui.runs() if run["runId"] == number)
+        if run["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
+            break
+        assert time.monotonic() < limit, run
+        time.sleep(1)
+    assert run["status"] == "SUCCESS"
+    assert run["parentRunId"] == parent
+    assert run["repositoryOrigin"]["repositoryLocationName"] == "fleet"
+    counted = ui.platform.rows("SELECT count(*) FROM fleet_raw.planes")
+    assert counted == [(3_322,)]
+
+
+def test_one_interrupt_ends_all_of_it(ui: Ui):
+    started = ui.processes()
+    assert len(started) > 8
+    assert EmbeddedPostgres(ui.platform.home).status().running
+    os.kill(ui.process.pid, signal.SIGINT)
+    ui.process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(started, timeout=2)
+    assert alive == []
+    assert not EmbeddedPostgres(ui.platform.home).status().running
+    ui.platform.wait_until_quiet(5)
