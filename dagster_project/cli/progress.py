@@ -81,7 +81,7 @@ def in_words(steps: Iterable[str], domain: str) -> str:
     objects: dict[str, list[str]] = {}
     for step in steps:
         prefix = next((prefix for prefix in _VERBS if step.startswith(prefix)), "")
-        name = step.removeprefix(prefix).removeprefix(f"{domain}_")
+        name = step.removeprefix(prefix).removeprefix(f"{domain}_").lstrip("_")
         if prefix == "load_":
             name = name.removeprefix("raw_")
         objects.setdefault(_VERBS.get(prefix, "run"), []).append(name.replace("raw_", "raw ", 1))

@@ -31,6 +31,8 @@ storage:
       env: MESH_DAGSTER_URL
 telemetry:
   enabled: false
+nux:
+  enabled: false
 freshness:
   enabled: true
 run_monitoring:
