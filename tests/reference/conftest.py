@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from dagster_project.ingestion.environments import install_all
 from dagster_project.reference.data import data_folder
 from dagster_project.reference.server import running
-from dagster_project.settings import get_settings
 
 
 @pytest.fixture(scope="session")
-def home() -> Path:
-    return get_settings().home.absolute()
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with what the tests need installed, so that none of them depends on a run before."""
+    home = tmp_path_factory.mktemp("sources")
+    install_all(home, ["reference-data", "source-declarative-manifest"], lambda _: None)
+    return home
 
 
 @pytest.fixture(scope="session")
