@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from dagster_project.lake.store import Lake
 from dagster_project.settings import get_settings
 from dagster_project.warehouse.cluster import SUPERUSER
 from dagster_project.warehouse.embedded import MESH, WAREHOUSE, EmbeddedPostgres, Endpoint
+
+
+# Programs that the tests start are ended by Ctrl-C; one that ignores it passes that on to all that
+# it starts, and a shell has its background jobs ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

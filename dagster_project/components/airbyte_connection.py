@@ -5,22 +5,47 @@
 from typing import Any, Self
 
 import dagster as dg
-from dagster_airbyte import build_airbyte_assets_definitions
+from dagster_airbyte import (
+    AirbyteConnectionTableProps,
+    DagsterAirbyteTranslator,
+    build_airbyte_assets_definitions,
+)
 
 from dagster_project.components.folder import domain_of
 from dagster_project.components.loading import load_metadata, load_step, table_metadata
 from dagster_project.ingestion.declaration import Connection, StreamDeclaration, identity
-from dagster_project.ingestion.streams import load_stream, table_columns
+from dagster_project.ingestion.streams import (
+    lake_columns,
+    load_stream,
+    source_columns,
+    table_columns,
+)
 from dagster_project.ingestion.workspace import (
     EmbeddedWorkspace,
-    StreamTranslator,
     connection_id,
+    find_connection,
 )
 from dagster_project.lake.store import Lake
 from dagster_project.settings import get_settings, warehouse_url
 
 #: One instance, so that the locations of several domains can be merged into one.
 AIRBYTE = EmbeddedWorkspace()
+
+
+class StreamTranslator(DagsterAirbyteTranslator):
+    """Names a stream's asset by its place in the lake."""
+
+    def get_asset_spec(self, props: AirbyteConnectionTableProps) -> dg.AssetSpec:
+        spec = super().get_asset_spec(props)
+        domain, connection = find_connection(props.connection_id)
+        stream = connection.stream(props.stream_name)
+        name = identity(domain, connection, stream)
+        return spec.replace_attributes(
+            key=dg.AssetKey(list(name.asset_key)),
+            deps=[dg.AssetKey(list(name.source_key))],
+            description=f"{stream.description}\n\nObjects of the lake under `{name.prefix}`.",
+            kinds={"airbyte", "parquet"},
+        ).merge_attributes(metadata=table_metadata(name.prefix, lake_columns(stream)))
 
 
 class AirbyteConnection(dg.Component):
@@ -86,20 +111,18 @@ def _source(domain: str, connection: Connection, stream: StreamDeclaration) -> d
         key=dg.AssetKey(list(name.source_key)),
         description=f"{stream.description}\n\nIn its source system: {connection.source}.",
         kinds={"source"},
+        metadata=table_metadata(f"{connection.name}.{stream.name}", source_columns(stream)),
     )
 
 
 def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.AssetsDefinition:
     name = identity(domain, connection, stream)
-    described = stream.json_schema["properties"]
-    descriptions = {column: schema.get("description") for column, schema in described.items()}
-
     spec = dg.AssetSpec(
         key=dg.AssetKey(list(name.table.asset_key)),
         deps=[dg.AssetKey(list(name.asset_key))],
         description=f"{stream.description}\n\nAs the source gave it, loaded from the lake.",
         kinds={"postgres", "table"},
-        metadata=table_metadata(name.table, table_columns(stream), descriptions),
+        metadata=table_metadata(str(name.table), table_columns(stream)),
     )
 
     @dg.multi_asset(name=load_step(name.table), specs=[spec])

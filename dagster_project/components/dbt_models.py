@@ -3,7 +3,7 @@
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from importlib import metadata
 from typing import Any, Self
@@ -16,7 +16,6 @@ from dagster_dbt import (
     DagsterDbtTranslatorSettings,
     DbtCliResource,
     DbtProject,
-    dbt_assets,
 )
 from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from packaging.version import Version
@@ -25,7 +24,7 @@ from pydantic import Field
 from dagster_project.components.folder import domain_of
 from dagster_project.components.landing_feed import feed_partitions
 from dagster_project.declarations import Declared
-from dagster_project.failures import TransformationError
+from dagster_project.failures import DeclarationError, TransformationError
 from dagster_project.identity import DBT_PROJECT, Table, raw_table
 from dagster_project.ingestion.landing import FeedDeclaration, read_feed
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
@@ -38,6 +37,7 @@ from dagster_project.transformation.versions import (
     count_rows,
     decide,
     decide_days,
+    domain_models,
     models,
     node_table,
     read_built,
@@ -117,14 +117,18 @@ class DbtModels(dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         domain = domain_of(context.path)
         manifest = read_manifest()
-        folder = f"fqn:{DBT_PROJECT}.{domain}"
         daily = self.declaration.daily
-        assets = [_whole(domain, manifest, folder, daily.models if daily else [])]
-        if daily:
-            assets.extend(
-                _daily(domain, manifest, name, read_feed(domain, daily.feed))
-                for name in daily.models
+        by_day = {f"model.{DBT_PROJECT}.{name}" for name in daily.models} if daily else set()
+        ours = set(domain_models(manifest, domain))
+        if unknown := sorted(by_day - ours):
+            raise DeclarationError(
+                f"{context.path}: daily: no dbt model of the domain {domain} is called "
+                f"{', '.join(unique_id.rpartition('.')[2] for unique_id in unknown)}"
             )
+        assets = [_whole(domain, manifest, ours - by_day)] if ours - by_day else []
+        if daily:
+            feed = read_feed(domain, daily.feed)
+            assets.extend(_daily(domain, manifest, name, feed) for name in daily.models)
         return dg.Definitions(assets=assets, resources={"dbt": DBT})
 
 
@@ -149,18 +153,39 @@ def _project() -> DbtProject:
     return DbtProject(project_dir=DBT_PROJECT_DIR, target_path=get_settings().dbt_target)
 
 
+def _specs(
+    manifest: Mapping[str, Any], unique_ids: Collection[str]
+) -> tuple[list[dg.AssetSpec], list[dg.AssetCheckSpec]]:
+    """These models as assets, and their tests as asset checks, as dagster-dbt describes them.
+
+    What `@dbt_assets` does, without its selection: which models are a domain's is read from the
+    manifest, where dbt's selector would cost each code location the import of dbt's graph. A test
+    of several models is a check of the one that it names, and of all of them in name only.
+    """
+    translator, project = TableTranslator(), _project()
+    assets, checks = [], {}
+    for unique_id in sorted(unique_ids):
+        asset = translator.get_asset_spec(manifest, unique_id, project)
+        assets.append(asset)
+        for child in manifest["child_map"][unique_id]:
+            if manifest["nodes"].get(child, {}).get("resource_type") != "test":
+                continue
+            if check := translator.get_asset_check_spec(asset, manifest, child, project):
+                checks[check.key] = check
+    return assets, list(checks.values())
+
+
 def _whole(
-    domain: str, manifest: Mapping[str, Any], folder: str, daily: list[str]
+    domain: str, manifest: Mapping[str, Any], unique_ids: Collection[str]
 ) -> dg.AssetsDefinition:
     """All of the domain's models but the daily ones."""
+    assets, checks = _specs(manifest, unique_ids)
 
-    @dbt_assets(
-        manifest=manifest,
-        select=folder,
-        exclude=" ".join(daily) or None,
+    @dg.multi_asset(
         name=f"{WHOLE_STEP}{domain}",
-        dagster_dbt_translator=TableTranslator(),
-        project=_project(),
+        specs=assets,
+        check_specs=checks,
+        can_subset=True,
         op_tags={"dagster/compute_kind": "dbt"},
     )
     def build(
@@ -201,13 +226,13 @@ def _daily(
     """One incremental model, partitioned by the days of a feed."""
     unique_id = f"model.{DBT_PROJECT}.{name}"
     raw = raw_table(domain, feed.name)
+    assets, checks = _specs(manifest, [unique_id])
 
-    @dbt_assets(
-        manifest=manifest,
-        select=name,
+    @dg.multi_asset(
         name=f"{DAILY_STEP}{name}",
-        dagster_dbt_translator=TableTranslator(),
-        project=_project(),
+        specs=assets,
+        check_specs=checks,
+        can_subset=True,
         partitions_def=feed_partitions(feed),
         backfill_policy=dg.BackfillPolicy.single_run(),
         op_tags={"dagster/compute_kind": "dbt"},

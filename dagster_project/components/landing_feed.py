@@ -50,6 +50,7 @@ class LandingFeed(dg.Component):
             description=f"{feed.description}\n\nFiles dropped under `{name.prefix}` of the lake by "
             f"{feed.source}.",
             kinds={"source", "csv"},
+            metadata=table_metadata(name.prefix, target.columns),
         )
 
         spec = dg.AssetSpec(
@@ -59,7 +60,7 @@ class LandingFeed(dg.Component):
             kinds={"postgres", "table"},
             partitions_def=feed_partitions(feed),
             metadata={
-                **table_metadata(target.table, (*target.own_columns, *target.columns), {}),
+                **table_metadata(str(target.table), (*target.own_columns, *target.columns)),
                 "dagster/partition_expr": feed.partition_column,
             },
         )

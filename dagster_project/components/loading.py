@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -12,15 +12,13 @@ from dagster_project.warehouse.ledger import Load
 from dagster_project.warehouse.loader import Column
 
 
-def table_metadata(
-    table: Table, columns: Iterable[Column], descriptions: Mapping[str, str | None]
-) -> dict[str, Any]:
-    """The table's name and its columns."""
+def table_metadata(name: str, columns: Iterable[Column]) -> dict[str, Any]:
+    """The name of a table, stream or feed where it lies, and its columns."""
     return {
-        "dagster/table_name": str(table),
+        "dagster/table_name": name,
         "dagster/column_schema": dg.TableSchema(
             columns=[
-                dg.TableColumn(column.name, column.type, descriptions.get(column.name))
+                dg.TableColumn(column.name, column.type, column.description or None)
                 for column in columns
             ]
         ),

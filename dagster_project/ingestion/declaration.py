@@ -93,6 +93,11 @@ class StreamDeclaration(Declared):
                 raise ValueError("incremental needs a cursor_field")
         return self
 
+    def column_descriptions(self) -> dict[str, str]:
+        """What each column holds, in words; empty where the schema does not say."""
+        properties = self.json_schema["properties"]
+        return {name: schema.get("description") or "" for name, schema in properties.items()}
+
     def configured(self) -> dict[str, Any]:
         """The stream as an entry of the protocol's ConfiguredAirbyteCatalog."""
         return {

@@ -27,6 +27,20 @@ FEED_TYPE = "dagster_project.components.LandingFeed"
 _TYPES = ("bigint", "double precision", "numeric", "boolean", "text", "date", "timestamptz")
 
 
+class FeedColumn(Declared):
+    """A column of a feed's files."""
+
+    type: str
+    description: str = Field(min_length=1, description="What it holds, with its unit.")
+
+    @field_validator("type")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in _TYPES:
+            raise ValueError(f"{kind} is not of {', '.join(_TYPES)}")
+        return kind
+
+
 class FeedDeclaration(Declared):
     """A feed of daily CSV files, as declared in a domain's `ingest/defs.yaml`."""
 
@@ -40,17 +54,9 @@ class FeedDeclaration(Declared):
     first_day: date
     last_day: date = Field(description="The last day there is data for.")
     null_values: list[str] = Field(default_factory=lambda: [""])
-    columns: dict[str, str] = Field(
-        min_length=1, description="The columns of the files, in order, with their types."
+    columns: dict[str, FeedColumn] = Field(
+        min_length=1, description="The columns of the files, in order."
     )
-
-    @field_validator("columns")
-    @classmethod
-    def _known_types(cls, columns: dict[str, str]) -> dict[str, str]:
-        unknown = sorted({kind for kind in columns.values() if kind not in _TYPES})
-        if unknown:
-            raise ValueError(f"{', '.join(unknown)} is not of {', '.join(_TYPES)}")
-        return columns
 
     @field_validator("pattern")
     @classmethod
@@ -112,7 +118,9 @@ def target_of(domain: str, feed: FeedDeclaration) -> Target:
     """The raw table of a feed."""
     return Target(
         table=Feed(domain, feed.name).table,
-        columns=tuple(Column(name, kind) for name, kind in feed.columns.items()),
+        columns=tuple(
+            Column(name, column.type, column.description) for name, column in feed.columns.items()
+        ),
         mode=Mode.REPLACE_PARTITIONS,
         partition=feed.partition_column,
     )

@@ -21,7 +21,16 @@ RAW_ID = "_airbyte_raw_id"
 EXTRACTED_AT = "_airbyte_extracted_at"
 META = "_airbyte_meta"
 GENERATION_ID = "_airbyte_generation_id"
-AIRBYTE_COLUMNS = (RAW_ID, EXTRACTED_AT, META, GENERATION_ID)
+#: What the columns hold that Airbyte's own destinations write too.
+AIRBYTE_DESCRIPTIONS = {
+    RAW_ID: "Identifies the record as it was extracted.",
+    EXTRACTED_AT: "When the connector read the record from its source.",
+    META: "What had to be changed in the record's values to load it.",
+    GENERATION_ID: "The sync that brought the record, by the number of its commit in the lake.",
+}
+AIRBYTE_COLUMNS = tuple(AIRBYTE_DESCRIPTIONS)
+#: Their types in Parquet, in Airbyte's own destinations too.
+AIRBYTE_PARQUET = {RAW_ID: "string", EXTRACTED_AT: "int64", META: "string", GENERATION_ID: "int64"}
 
 #: As in Airbyte's own destinations.
 _META_WHOLE = '{"changes":[]}'
@@ -89,6 +98,14 @@ DATE = Kind("date32", "date", date.fromisoformat)
 TIMESTAMP = Kind("timestamptz", "timestamptz", _aware)
 
 
+def json_type(schema: Mapping[str, Any]) -> str:
+    """A property's type as its JSON schema says it, such as `string (date-time)`."""
+    declared = schema.get("type", "string")
+    types = [declared] if isinstance(declared, str) else [t for t in declared if t != "null"]
+    form = f" ({schema['format']})" if "format" in schema else ""
+    return " or ".join(types) + form
+
+
 def kind_of(schema: Mapping[str, Any]) -> Kind:
     """The kind of column for a property's JSON schema (Airbyte's type mapping).
 
@@ -130,12 +147,7 @@ def arrow_schema(json_schema: Mapping[str, Any]) -> pa.Schema:
     """The schema of a stream's Parquet objects."""
     import pyarrow as pa
 
-    first = [
-        pa.field(RAW_ID, pa.string(), nullable=False),
-        pa.field(EXTRACTED_AT, pa.int64(), nullable=False),
-        pa.field(META, pa.string(), nullable=False),
-        pa.field(GENERATION_ID, pa.int64(), nullable=False),
-    ]
+    first = [pa.field(name, _arrow(kind), nullable=False) for name, kind in AIRBYTE_PARQUET.items()]
     columns = columns_of(json_schema)
     return pa.schema([*first, *(pa.field(n, _arrow(kind.arrow)) for n, kind in columns.items())])
 

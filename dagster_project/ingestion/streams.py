@@ -9,12 +9,15 @@ from dagster_project.failures import LakeError
 from dagster_project.identity import Stream
 from dagster_project.ingestion.declaration import Connection, DestinationSyncMode, StreamDeclaration
 from dagster_project.ingestion.records import (
+    AIRBYTE_DESCRIPTIONS,
+    AIRBYTE_PARQUET,
     EXTRACTED_AT,
     GENERATION_ID,
     META,
     RAW_ID,
     arrow_schema,
     columns_of,
+    json_type,
 )
 from dagster_project.lake.commits import CommitLog, LakeObject
 from dagster_project.lake.store import Lake
@@ -25,17 +28,42 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 AIRBYTE_COLUMNS = (
-    Column(RAW_ID, "text"),
-    Column(EXTRACTED_AT, "timestamptz"),
-    Column(META, "jsonb"),
-    Column(GENERATION_ID, "bigint"),
+    Column(RAW_ID, "text", AIRBYTE_DESCRIPTIONS[RAW_ID]),
+    Column(EXTRACTED_AT, "timestamptz", AIRBYTE_DESCRIPTIONS[EXTRACTED_AT]),
+    Column(META, "jsonb", AIRBYTE_DESCRIPTIONS[META]),
+    Column(GENERATION_ID, "bigint", AIRBYTE_DESCRIPTIONS[GENERATION_ID]),
 )
 
 
 def table_columns(stream: StreamDeclaration) -> tuple[Column, ...]:
     """The raw table's columns: the four `_airbyte_*` columns, then the stream's own."""
-    own = (Column(name, kind.postgres) for name, kind in columns_of(stream.json_schema).items())
+    descriptions = stream.column_descriptions()
+    own = (
+        Column(name, kind.postgres, descriptions[name])
+        for name, kind in columns_of(stream.json_schema).items()
+    )
     return (*AIRBYTE_COLUMNS, *own)
+
+
+def source_columns(stream: StreamDeclaration) -> list[Column]:
+    """The stream's fields in its source system, with the types of its JSON schema."""
+    descriptions = stream.column_descriptions()
+    return [
+        Column(name, json_type(schema), descriptions[name])
+        for name, schema in stream.json_schema["properties"].items()
+    ]
+
+
+def lake_columns(stream: StreamDeclaration) -> list[Column]:
+    """The columns of the stream's objects in the lake, with their types in Parquet."""
+    descriptions = stream.column_descriptions()
+    return [
+        *(Column(c.name, AIRBYTE_PARQUET[c.name], c.description) for c in AIRBYTE_COLUMNS),
+        *(
+            Column(name, kind.arrow, descriptions[name])
+            for name, kind in columns_of(stream.json_schema).items()
+        ),
+    ]
 
 
 def target_of(domain: str, connection: Connection, stream: StreamDeclaration) -> Target:

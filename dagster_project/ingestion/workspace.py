@@ -11,17 +11,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import dagster as dg
-from dagster_airbyte import (
-    AirbyteConnectionTableProps,
-    AirbyteWorkspace,
-    DagsterAirbyteTranslator,
-)
+from dagster_airbyte import AirbyteWorkspace
 from dagster_airbyte.resources import AirbyteClient
 from dagster_airbyte.types import AirbyteOutput
 from pydantic import PrivateAttr
 
 from dagster_project.failures import DeclarationError
-from dagster_project.identity import Stream
 from dagster_project.ingestion import engine
 from dagster_project.ingestion.declaration import (
     REFERENCE_URL,
@@ -47,22 +42,6 @@ def find_connection(identifier: str) -> tuple[str, Connection]:
         if connection.name == name:
             return domain, connection
     raise DeclarationError(f"{identifier}: {domain} declares no connection of this name")
-
-
-class StreamTranslator(DagsterAirbyteTranslator):
-    """Names a stream's asset by its place in the lake."""
-
-    def get_asset_spec(self, props: AirbyteConnectionTableProps) -> dg.AssetSpec:
-        spec = super().get_asset_spec(props)
-        domain, connection = find_connection(props.connection_id)
-        stream = connection.stream(props.stream_name)
-        name = Stream(domain, connection.name, stream.name)
-        return spec.replace_attributes(
-            key=dg.AssetKey(list(name.asset_key)),
-            deps=[dg.AssetKey(list(name.source_key))],
-            description=f"{stream.description}\n\nObjects of the lake under `{name.prefix}`.",
-            kinds={"airbyte", "parquet"},
-        ).merge_attributes(metadata={"dagster/table_name": name.prefix})
 
 
 class EmbeddedClient(AirbyteClient):

@@ -33,22 +33,30 @@ def models(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
+def domain_models(manifest: Mapping[str, Any], domain: str) -> dict[str, Mapping[str, Any]]:
+    """The models in a domain's folder of the dbt project, by unique id."""
+    return {
+        unique_id: node
+        for unique_id, node in models(manifest).items()
+        if node["fqn"][:2] == [DBT_PROJECT, domain]
+    }
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 
 def code_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """A digest of each model's code: its SQL, its configuration and the project's macros."""
-    macros = _digest(
-        *(
-            macro["macro_sql"]
-            for unique_id, macro in sorted(manifest["macros"].items())
-            if macro["package_name"] == DBT_PROJECT
-        )
-    )
+    """A digest of each model's code: its SQL, its configuration and the macros that it uses."""
+    macros = {
+        unique_id: macro
+        for unique_id, macro in manifest["macros"].items()
+        if macro["package_name"] == DBT_PROJECT
+    }
+    hooks = _hooks(manifest, macros)
     return {
         unique_id: _digest(
-            macros,
+            *_used(node, hooks, macros),
             node["checksum"]["checksum"],
             orjson.dumps(node["unrendered_config"], option=orjson.OPT_SORT_KEYS).decode(),
             orjson.dumps(
@@ -57,6 +65,30 @@ def code_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
         )
         for unique_id, node in models(manifest).items()
     }
+
+
+def _hooks(manifest: Mapping[str, Any], macros: Mapping[str, Any]) -> set[str]:
+    """The project's macros that nothing calls: dbt itself does, for every model.
+
+    Materializations and the naming of schemas are of this kind.
+    """
+    called = {
+        used
+        for caller in (*manifest["nodes"].values(), *manifest["macros"].values())
+        for used in caller["depends_on"]["macros"]
+    }
+    return set(macros) - called
+
+
+def _used(node: Mapping[str, Any], hooks: set[str], macros: Mapping[str, Any]) -> list[str]:
+    """The SQL of the project's macros that building this model runs, directly or not."""
+    found: set[str] = set()
+    waiting = {*hooks, *node["depends_on"]["macros"]} & set(macros)
+    while waiting:
+        unique_id = waiting.pop()
+        found.add(unique_id)
+        waiting |= set(macros[unique_id]["depends_on"]["macros"]) & set(macros) - found
+    return [macros[unique_id]["macro_sql"] for unique_id in sorted(found)]
 
 
 @dataclass

@@ -135,9 +135,6 @@ class Cluster:
         `password` is the superuser's. Raises WarehouseError, OSError.
         """
         account = self._account()
-        for remains in self.folder.glob("initialising-*"):
-            # Not emptied in place: a program of the killed attempt may still be writing.
-            shutil.rmtree(remains, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix="initialising-", dir=self.folder))
         try:
             account.own(scratch)
@@ -176,6 +173,10 @@ class Cluster:
         account = self._account()
         deadline = time.monotonic() + RETRY_TIMEOUT
         port = free_port(preferred)
+        for attempt in self.folder.glob("initialising-*"):
+            # Of a command that was killed. Its initdb may still be writing: then it is the next
+            # start that removes it.
+            shutil.rmtree(attempt, ignore_errors=True)
         while True:
             self._clear_remains()
             self._configure(port, account)

@@ -51,6 +51,7 @@ class Column:
 
     name: str
     type: str
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,9 @@ class Target:
             return ()
         assert self.partition
         return (
-            Column("_object", "text"),
-            Column("_loaded_at", "timestamptz"),
-            Column(self.partition, "date"),
+            Column("_object", "text", "The object of the lake that the row was loaded from."),
+            Column("_loaded_at", "timestamptz", "When the object was loaded."),
+            Column(self.partition, "date", "The partition: the day of the object."),
         )
 
 

@@ -23,7 +23,11 @@ DECLARED: dict[str, Any] = {
     "first_day": "2026-01-01",
     "last_day": "2026-01-31",
     "null_values": ["NA"],
-    "columns": {"id": "bigint", "delay": "double precision", "code": "text"},
+    "columns": {
+        "id": {"type": "bigint", "description": "Number of the trip."},
+        "delay": {"type": "double precision", "description": "Minutes."},
+        "code": {"type": "text", "description": "The operator."},
+    },
 }
 FEED = FeedDeclaration.model_validate(DECLARED)
 HEADER = "id,delay,code\n"
@@ -167,7 +171,7 @@ def test_a_day_without_a_file_is_named_and_nothing_is_loaded(zone: Zone) -> None
     [
         ({"pattern": r"trips\.csv"}, "must have a group"),
         ({"pattern": "("}, "not a regular expression"),
-        ({"columns": {"id": "serial"}}, "serial is not of bigint"),
+        ({"columns": {"id": {"type": "serial", "description": "x"}}}, "serial is not of bigint"),
         ({"name": "Trips"}, "should match pattern"),
     ],
 )

@@ -49,13 +49,21 @@ def node(unique_id: str) -> dict[str, Any]:
         "checksum": {"name": "sha256", "checksum": f"sql of {table.name}"},
         "unrendered_config": {"materialized": "table"},
         "columns": {"id": {"name": "id", "data_type": "bigint", "description": "Number."}},
-        "depends_on": {"nodes": PARENTS[unique_id]},
+        "depends_on": {
+            "nodes": PARENTS[unique_id],
+            "macros": ["macro.mesh.money"] if unique_id == FACT else [],
+        },
         "description": "x",
     }
 
 
-def macro(name: str, package: str, sql: str) -> dict[str, Any]:
-    return {"package_name": package, "name": name, "macro_sql": sql}
+def macro(name: str, package: str, sql: str, *used: str) -> dict[str, Any]:
+    return {
+        "package_name": package,
+        "name": name,
+        "macro_sql": sql,
+        "depends_on": {"macros": list(used)},
+    }
 
 
 @pytest.fixture
@@ -64,11 +72,18 @@ def manifest() -> Manifest:
     return {
         "nodes": {
             **{unique_id: node(unique_id) for unique_id in PARENTS},
-            "test.mesh.unique": {"resource_type": "test", "name": "unique"},
+            "test.mesh.unique": {
+                "resource_type": "test",
+                "name": "unique",
+                "depends_on": {"macros": ["macro.mesh.test_unique"]},
+            },
         },
         "sources": {SOURCE: {"schema": RAW.schema, "name": RAW.name, "identifier": RAW.name}},
         "macros": {
-            "macro.mesh.money": macro("money", "mesh", "round(x, 2)"),
+            "macro.mesh.money": macro("money", "mesh", "round(x, 2)", "macro.mesh.digits"),
+            "macro.mesh.digits": macro("digits", "mesh", "2"),
+            "macro.mesh.test_unique": macro("test_unique", "mesh", "count(*) = 0"),
+            "macro.mesh.schema_name": macro("schema_name", "mesh", "x"),
             "macro.dbt.other": macro("other", "dbt", "x"),
         },
         "parent_map": PARENTS,
@@ -119,6 +134,18 @@ def change_macro(manifest: Manifest) -> None:
     manifest["macros"]["macro.mesh.money"]["macro_sql"] = "round(x, 3)"
 
 
+def change_macro_of_a_macro(manifest: Manifest) -> None:
+    manifest["macros"]["macro.mesh.digits"]["macro_sql"] = "3"
+
+
+def change_macro_that_dbt_calls(manifest: Manifest) -> None:
+    manifest["macros"]["macro.mesh.schema_name"]["macro_sql"] = "y"
+
+
+def change_macro_of_a_test(manifest: Manifest) -> None:
+    manifest["macros"]["macro.mesh.test_unique"]["macro_sql"] = "count(*) < 1"
+
+
 def change_description(manifest: Manifest) -> None:
     manifest["nodes"][FACT]["description"] = "y"
     manifest["nodes"][FACT]["columns"]["id"]["description"] = "z"
@@ -135,7 +162,10 @@ def change_dbt_itself(manifest: Manifest) -> None:
         (change_config, {FACT, MART}),
         (change_contract, {FACT, MART}),
         (add_contract_column, {FACT, MART}),
-        (change_macro, ALL),
+        (change_macro, {FACT, MART}),
+        (change_macro_of_a_macro, {FACT, MART}),
+        (change_macro_that_dbt_calls, ALL),
+        (change_macro_of_a_test, set()),
         (change_description, set()),
         (change_dbt_itself, set()),
     ],
