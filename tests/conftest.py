@@ -15,7 +15,6 @@ from dagster_project.settings import get_settings
 from dagster_project.warehouse.cluster import SUPERUSER
 from dagster_project.warehouse.embedded import MESH, WAREHOUSE, EmbeddedPostgres, Endpoint
 
-
 # Programs that the tests start are ended by Ctrl-C; one that ignores it passes that on to all that
 # it starts, and a shell has its background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
