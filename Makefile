@@ -37,8 +37,8 @@ lint: development ## style, types, and who may use whom
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: environment ## what it costs, as ratios
-	@.venv/bin/python -m benchmarks.loading $(ARGS)
+bench: environment ## what it costs, as ratios (ARGS="loading warehouse sync pipeline")
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 lock: ## compile requirements/*.txt anew (ARGS="--upgrade-package dagster")
 	$(set_up) bootstrap

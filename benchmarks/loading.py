@@ -1,21 +1,22 @@
 """What loading costs: all code locations together, against the imports that they cannot do without.
 
-    .venv/bin/python -m benchmarks.loading [pairs]
-
-Prints the CPU seconds of both as medians of pairs of runs, each in a process of its own, and their
-ratio, which is to be at most 1.3.
+Processor seconds, medians of pairs of runs, each in a process of its own.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
+from benchmarks.measure import cpu_seconds
+from benchmarks.results import Benchmark
+
 PROJECT = Path(__file__).resolve().parent.parent
-GOAL = 1.3
+PAIRS = 7
 
 BASE = "import dagster_dbt, dagster_airbyte"
 LOCATIONS = """
@@ -26,28 +27,25 @@ for entry in yaml.safe_load(open("workspace.yaml"))["load_from"]:
 """
 
 
-def cpu_seconds(code: str) -> float:
-    """User and system time of a fresh Python that runs the code in the checkout."""
-    before = os.times()
+def taken(code: str) -> float:
+    """Processor seconds of a fresh Python that runs the code in the checkout."""
+    before = cpu_seconds()
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=PROJECT, check=True)
-    after = os.times()
-    used = after.children_user + after.children_system
-    return used - before.children_user - before.children_system
+    return cpu_seconds() - before
 
 
-def main(pairs: int = 7) -> None:
-    """Measure and print."""
+def run(console: Console) -> Benchmark:
+    """Measure."""
+    console.print(f"{PAIRS} pairs …", style="dim")
     for code in (BASE, LOCATIONS):  # compiled, parsed and in the cache
-        cpu_seconds(code)
-    measured = [(cpu_seconds(BASE), cpu_seconds(LOCATIONS)) for _ in range(pairs)]
-    base, locations = (statistics.median(column) for column in zip(*measured, strict=True))
-    ratio = statistics.median(theirs / ours for ours, theirs in measured)
-    sys.stdout.write(
-        f"{BASE}: {base:.2f} s\n"
-        f"all code locations: {locations:.2f} s\n"
-        f"ratio: {ratio:.2f} (to be at most {GOAL}; medians of {pairs} pairs)\n"
+        taken(code)
+    pairs = [(taken(BASE), taken(LOCATIONS)) for _ in range(PAIRS)]
+    base, locations = (statistics.median(column) for column in zip(*pairs, strict=True))
+    result = Benchmark("loading", "Loading all code locations")
+    result.add(
+        f"four locations against `{BASE}`",
+        f"{locations:.2f} s against {base:.2f} s of processor time",
+        statistics.median(theirs / ours for ours, theirs in pairs),
+        1.3,
     )
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    return result

@@ -53,3 +53,9 @@ class TransformationError(MeshError):
 
 class LakeError(MeshError):
     """An object could not be read or written, or is not what its name promises."""
+
+
+class TransientLakeError(LakeError):
+    """The lake is away, overloaded or silent: the same step can pass later."""
+
+    transient = True

@@ -26,7 +26,7 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _fitting(name: str, suffix: str) -> str:
+def fitting(name: str, suffix: str = "") -> str:
     """The name with the suffix, shortened to what PostgreSQL keeps of an identifier."""
     whole = name + suffix
     if len(whole.encode()) <= NAME_BYTES:
@@ -71,7 +71,7 @@ class Table:
     @property
     def rejects(self) -> Table:
         """Where rows that could not be loaded are kept, with the reason."""
-        return Table(self.schema, _fitting(self.name, "__rejects"))
+        return Table(self.schema, fitting(self.name, "__rejects"))
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

@@ -50,8 +50,11 @@ def _postgresql(url: SecretStr) -> SecretStr:
 
 
 def _lake(url: str) -> str:
-    if not urlsplit(url).scheme:
+    parts = urlsplit(url)
+    if not parts.scheme:
         raise ValueError("must be a URL such as file:///data/lake or s3://bucket/prefix")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold credentials: an object store's are AWS_ variables")
     return url
 
 
@@ -81,7 +84,10 @@ class Settings(BaseSettings):
         "if unset.",
     )
     lake_url: Annotated[str, AfterValidator(_lake)] | None = Field(
-        None, description="The object store: file:// or s3://. A folder under MESH_HOME if unset."
+        None,
+        description="The object store: file:// or s3://. A folder under MESH_HOME if unset. S3's "
+        "endpoint, region and credentials are AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY.",
     )
     faker_users: int = Field(
         10_000, ge=1, le=50_000_000, description="How many users the shop's reference source has."

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from dagster_project.lake import s3, store
 from dagster_project.lake.store import Lake
 from dagster_project.settings import get_settings
 from dagster_project.warehouse.cluster import SUPERUSER
 from dagster_project.warehouse.embedded import MESH, WAREHOUSE, EmbeddedPostgres, Endpoint
+from tests.lake.s3 import S3Server
 
 # Programs that the tests start are ended by Ctrl-C; one that ignores it passes that on to all that
 # it starts, and a shell has its background jobs ignore it.
@@ -57,6 +61,38 @@ def warehouse_url(postgres: Endpoint) -> str:
 def lake(tmp_path: Path) -> Lake:
     """An empty lake."""
     return Lake((tmp_path / "lake").as_uri())
+
+
+@pytest.fixture(scope="session")
+def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The session's S3 server."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """An S3 server without faults, named by the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_session.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_session.fail()
+    return s3_session
+
+
+@pytest.fixture
+def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a lake on S3 did not do is tried again at once."""
+    hasty = s3.retry_config() | {"backoff": {"init_backoff": timedelta(milliseconds=5)}}
+    monkeypatch.setattr(s3, "retry_config", lambda: hasty)
+    monkeypatch.setattr(store, "PAUSES", (0.01, 0.1))
+
+
+@pytest.fixture
+def s3_lake(s3_server: S3Server) -> Lake:
+    """An empty lake on S3, in a bucket of its own."""
+    return Lake(f"{s3_server.new_bucket()}/lake")
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ def test_an_environment_outside_the_list_is_refused(
         ("MESH_WAREHOUSE_URL", f"mysql://u:{WORD}@h/d", "postgresql://user:password@host"),
         ("MESH_DAGSTER_URL", f"u:{WORD}@h/d", "postgresql://user:password@host"),
         ("MESH_LAKE_URL", WORD, "must be a URL such as file:///"),
+        ("MESH_LAKE_URL", f"s3://key:{WORD}@bucket/lake", "must not hold credentials"),
         ("MESH_FAKER_USERS", WORD, "valid integer"),
         ("MESH_FAKER_USERS", "0", "greater than or equal to 1"),
         ("MESH_SYNC_TIMEOUT", "-1", "greater than or equal to 1"),

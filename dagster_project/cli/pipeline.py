@@ -5,13 +5,8 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from dagster_project.identity import raw_table
-from dagster_project.ingestion.landing import (
-    FeedDeclaration,
-    days_waiting,
-    landed,
-    read_feed,
-    read_feeds,
-)
+from dagster_project.ingestion.feed import FeedDeclaration, read_feed, read_feeds
+from dagster_project.ingestion.landing import days_waiting, landed
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
 from dagster_project.orchestration.runs import STARTED_BY, RunRequest, execute
@@ -39,7 +34,7 @@ def _deliver_missing(settings: Settings) -> None:
     there = landed(delivery.FEED.domain, feed, lake)
     missing = [day for day in _days(feed) if day.isoformat() not in there]
     if missing:
-        delivery.deliver(lake.store, data_folder(settings.home), missing)
+        delivery.deliver(lake, data_folder(settings.home), missing)
 
 
 def _days(feed: FeedDeclaration) -> list[date]:
@@ -52,9 +47,7 @@ def waiting_range(domain: str) -> tuple[str, str] | None:
     days: set[str] = set()
     for feed in read_feeds(domain):
         loaded = read_partitions(warehouse_url(), raw_table(domain, feed.name))
-        # A file of a day that the feed does not have is none of its business.
-        possible = {day.isoformat() for day in _days(feed)}
-        days |= days_waiting(domain, feed, lake, loaded).keys() & possible
+        days |= days_waiting(domain, feed, lake, loaded).keys()
     return (min(days), max(days)) if days else None
 
 

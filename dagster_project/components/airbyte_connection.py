@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import dagster as dg
@@ -12,10 +13,18 @@ from dagster_airbyte import (
 )
 
 from dagster_project.components.folder import domain_of
-from dagster_project.components.loading import load_metadata, load_step, table_metadata
+from dagster_project.components.loading import (
+    LoadProgress,
+    declaration_check,
+    declaration_result,
+    load_metadata,
+    load_step,
+    table_metadata,
+)
 from dagster_project.ingestion.declaration import Connection, StreamDeclaration, identity
 from dagster_project.ingestion.streams import (
     lake_columns,
+    last_drift,
     load_stream,
     source_columns,
     table_columns,
@@ -125,19 +134,26 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
         metadata=table_metadata(str(name.table), table_columns(stream)),
     )
 
-    @dg.multi_asset(name=load_step(name.table), specs=[spec])
-    def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    @dg.multi_asset(
+        name=load_step(name.table), specs=[spec], check_specs=[declaration_check(name.table)]
+    )
+    def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        lake = Lake(get_settings().lake)
         done = load_stream(
             domain,
             connection,
             stream,
-            lake=Lake(get_settings().lake),
+            lake=lake,
             warehouse_url=warehouse_url(),
             run_id=context.run.run_id,
-            progress=lambda rows: context.log.debug(f"{rows:,} rows"),
+            progress=LoadProgress(context.log.info),
+            say=context.log.warning,
         )
-        return dg.MaterializeResult(
-            metadata=load_metadata(name.table, done), data_version=dg.DataVersion(done.version)
+        drift = last_drift(domain, connection, stream, lake)
+        yield dg.MaterializeResult(
+            metadata=load_metadata(name.table, done),
+            data_version=dg.DataVersion(done.version),
+            check_results=[declaration_result(name.table, done, drift)],
         )
 
     return raw

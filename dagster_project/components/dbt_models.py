@@ -26,7 +26,7 @@ from dagster_project.components.landing_feed import feed_partitions
 from dagster_project.declarations import Declared
 from dagster_project.failures import DeclarationError, TransformationError
 from dagster_project.identity import DBT_PROJECT, Table, raw_table
-from dagster_project.ingestion.landing import FeedDeclaration, read_feed
+from dagster_project.ingestion.feed import FeedDeclaration, read_feed
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
 from dagster_project.transformation.project import (
     dbt_environment,

@@ -2,17 +2,29 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Self
 
 import dagster as dg
 
 from dagster_project.components.folder import domain_of
-from dagster_project.components.loading import load_metadata, load_step, table_metadata
+from dagster_project.components.loading import (
+    LoadProgress,
+    declaration_check,
+    declaration_result,
+    load_metadata,
+    load_step,
+    table_metadata,
+)
 from dagster_project.identity import Feed
-from dagster_project.ingestion.landing import FeedDeclaration, load_feed, target_of
+from dagster_project.ingestion.feed import FeedDeclaration
+from dagster_project.ingestion.landing import FeedLoad, load_feed, target_of
 from dagster_project.lake.store import Lake
 from dagster_project.settings import get_settings, warehouse_url
+
+#: Files that the metadata names at most, of each kind of finding.
+_SHOWN = 20
 
 
 def feed_partitions(feed: FeedDeclaration) -> dg.DailyPartitionsDefinition:
@@ -23,10 +35,32 @@ def feed_partitions(feed: FeedDeclaration) -> dg.DailyPartitionsDefinition:
     )
 
 
+def feed_findings(done: FeedLoad) -> dict[str, str]:
+    """Files of the landing zone that a person should look at, by what is the matter with them."""
+    findings = {
+        "ignored": [f"{key} ({reason})" for key, reason in done.ignored],
+        "superseded": [
+            f"{key} (another file of {day} was written later)"
+            for day, keys in done.superseded.items()
+            for key in keys
+        ],
+        "repeated": [
+            f"the file of {day} holds the same as that of {other}"
+            for day, other in done.repeated.items()
+        ],
+    }
+    return {found: _shown(files) for found, files in findings.items() if files}
+
+
+def _shown(files: list[str]) -> str:
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    return "; ".join(files[:_SHOWN]) + more
+
+
 class LandingFeed(dg.Component):
     """A feed of daily files, with the raw table they are loaded into, partitioned by day.
 
-    Attributes: see `dagster_project.ingestion.landing.FeedDeclaration`.
+    Attributes: see `dagster_project.ingestion.feed.FeedDeclaration`.
     """
 
     def __init__(self, feed: FeedDeclaration) -> None:
@@ -49,7 +83,7 @@ class LandingFeed(dg.Component):
             key=dg.AssetKey(list(name.asset_key)),
             description=f"{feed.description}\n\nFiles dropped under `{name.prefix}` of the lake by "
             f"{feed.source}.",
-            kinds={"source", "csv"},
+            kinds={"source", "file"},
             metadata=table_metadata(name.prefix, target.columns),
         )
 
@@ -68,9 +102,10 @@ class LandingFeed(dg.Component):
         @dg.multi_asset(
             name=load_step(target.table),
             specs=[spec],
+            check_specs=[declaration_check(target.table)],
             backfill_policy=dg.BackfillPolicy.single_run(),
         )
-        def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
             done = load_feed(
                 domain,
                 feed,
@@ -78,16 +113,21 @@ class LandingFeed(dg.Component):
                 lake=Lake(get_settings().lake),
                 warehouse_url=warehouse_url(),
                 run_id=context.run.run_id,
-                progress=lambda rows: context.log.debug(f"{rows:,} rows"),
+                progress=LoadProgress(context.log.info),
+                say=context.log.warning,
             )
-            for partition in done.partitions:
+            findings = feed_findings(done)
+            for found, files in findings.items():
+                context.log.warning(f"{found}: {files}")
+            for partition in done.load.partitions:
                 context.add_asset_metadata(
                     {"dagster/partition_row_count": partition.rows, "object": partition.object},
                     partition_key=partition.partition,
                 )
-            return dg.MaterializeResult(
-                metadata=load_metadata(target.table, done),
-                data_version=dg.DataVersion(done.version),
+            yield dg.MaterializeResult(
+                metadata={**load_metadata(target.table, done.load), **findings},
+                data_version=dg.DataVersion(done.load.version),
+                check_results=[declaration_result(target.table, done.load, findings)],
             )
 
         return dg.Definitions(assets=[landing, raw])

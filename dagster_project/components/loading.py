@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import dagster as dg
 
 from dagster_project.identity import Table
 from dagster_project.warehouse.ledger import Load
-from dagster_project.warehouse.loader import Column
+from dagster_project.warehouse.target import Column
+
+DECLARATION_CHECK = "matches_declaration"
 
 
 def table_metadata(name: str, columns: Iterable[Column]) -> dict[str, Any]:
@@ -30,6 +33,29 @@ def load_step(table: Table) -> str:
     return f"load_{table.schema}_{table.name}"
 
 
+def declaration_check(table: Table) -> dg.AssetCheckSpec:
+    """The check that what came was what is declared; it reports and stops nothing."""
+    return dg.AssetCheckSpec(
+        name=DECLARATION_CHECK,
+        asset=dg.AssetKey(list(table.asset_key)),
+        description="What came has the declared columns, and every value is of its column's type.",
+    )
+
+
+def declaration_result(table: Table, done: Load, drift: Mapping[str, str]) -> dg.AssetCheckResult:
+    """The verdict after a load; `drift` says in words what was other than declared."""
+    found = dict(drift)
+    if done.rejected:
+        found["rows rejected"] = f"{done.rejected:,}, see {table.rejects}"
+    return dg.AssetCheckResult(
+        check_name=DECLARATION_CHECK,
+        asset_key=dg.AssetKey(list(table.asset_key)),
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=found,
+    )
+
+
 def load_metadata(table: Table, done: Load) -> dict[str, Any]:
     """The counts of a load; all are rows."""
     metadata: dict[str, Any] = {
@@ -44,6 +70,25 @@ def load_metadata(table: Table, done: Load) -> dict[str, Any]:
     }
     if done.new_columns:
         metadata["new columns"] = ", ".join(done.new_columns)
+    if done.widened:
+        metadata["widened columns"] = ", ".join(done.widened)
     if done.rejected:
         metadata["rejects"] = f"{table.rejects} holds the rejected rows with the reason"
     return metadata
+
+
+class LoadProgress:
+    """Says how far a load is, once it takes longer than some seconds."""
+
+    #: Seconds between two words of it.
+    EVERY = 5.0
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, rows: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= self.EVERY:
+            self._told = now
+            self._say(f"{rows:,} rows so far ({rows / (now - self._began):,.0f} rows/s)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
@@ -15,7 +17,8 @@ from pydantic import Field, SecretStr, model_validator
 from dagster_project.declarations import Declared, parse, validate
 from dagster_project.domain import domain_folder
 from dagster_project.failures import DeclarationError, SettingsError
-from dagster_project.identity import NAME_BYTES, Stream
+from dagster_project.identity import Stream, fitting
+from dagster_project.ingestion.records import AIRBYTE_COLUMNS, column_names
 from dagster_project.settings import PREFIX, Environment, Settings
 
 CONNECTION_TYPE = "dagster_project.components.AirbyteConnection"
@@ -23,6 +26,18 @@ CONNECTION_TYPE = "dagster_project.components.AirbyteConnection"
 REFERENCE_URL = "MESH_REFERENCE_URL"
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = r"^[a-z][a-z0-9_]{0,47}$"
+#: What a table of a stream can be called: it is also a folder of the lake and an asset.
+_TABLE = r"^[a-z0-9][a-z0-9_]{0,62}$"
+#: PostgreSQL's limit for a table, without those that the platform adds while it loads one.
+COLUMNS = 1600 - len(AIRBYTE_COLUMNS) - 6
+
+
+def table_name(stream: str) -> str:
+    """The table's name that follows from a stream's: in lower case, of letters, digits and `_`."""
+    plain = unicodedata.normalize("NFKD", stream.casefold()).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9_]+", "_", plain).strip("_")
+    # A name of no Latin letter has nothing left.
+    return fitting(name or f"stream_{hashlib.sha256(stream.encode()).hexdigest()[:8]}")
 
 
 class SyncMode(StrEnum):
@@ -53,12 +68,28 @@ class Connector(Declared):
     manifest: str | None = Field(
         None, description="A low-code manifest beside the declaration, for the declarative source."
     )
+    checkpoints: bool | None = Field(
+        None,
+        description="Whether a sync that is stopped may resume from a state that the connector "
+        "sent in the middle of a stream. By default only low-code connectors are trusted to.",
+    )
+
+    @property
+    def resumes(self) -> bool:
+        """Whether its states in the middle of a stream are committed."""
+        return self.manifest is not None if self.checkpoints is None else self.checkpoints
 
 
 class StreamDeclaration(Declared):
     """One stream of the configured catalog."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(min_length=1, pattern=r"^[^\x00]+$", description="As the source has it.")
+    table: str = Field(
+        default_factory=lambda declared: table_name(declared["name"]),
+        pattern=_TABLE,
+        validate_default=True,
+        description="The stream's table, folder of the lake and asset; from its name if unset.",
+    )
     description: str = Field(min_length=1, description="What a record is, in business terms.")
     sync_mode: SyncMode
     destination_sync_mode: DestinationSyncMode
@@ -71,13 +102,21 @@ class StreamDeclaration(Declared):
         columns = self.json_schema.get("properties") or {}
         if not columns:
             raise ValueError("json_schema must have properties: they are the table's columns")
+        if len(columns) > COLUMNS:
+            raise ValueError(
+                f"json_schema has {len(columns)} properties; a table of PostgreSQL can have "
+                f"{COLUMNS} beside the platform's: leave out those that nobody needs"
+            )
         for name in columns:
-            if not 0 < len(name.encode()) <= NAME_BYTES or "\x00" in name:
-                raise ValueError(
-                    f"{name!r} cannot be a column: a name has at most {NAME_BYTES} bytes"
-                )
+            if not name or "\x00" in name:
+                raise ValueError(f"{name!r} cannot be a column: PostgreSQL has no such name")
             if name.startswith(("_airbyte_", "_mesh_")):
                 raise ValueError(f"{name} cannot be a column: the platform has names of this kind")
+        column_names(self.json_schema)
+        if self.table.endswith("__rejects"):
+            raise ValueError(
+                f"{self.table} is called as the rejects of a table are: give another name as table"
+            )
         for name in [*self.primary_key, *([self.cursor_field] if self.cursor_field else [])]:
             if name not in columns:
                 raise ValueError(f"{name} is not a property of json_schema")
@@ -145,14 +184,22 @@ class Connection(Declared):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"streams declared twice: {', '.join(sorted(twice))}")
+        sources: dict[str, str] = {}
+        for stream in self.streams:
+            other = sources.setdefault(stream.table, stream.name)
+            if other != stream.name:
+                raise ValueError(
+                    f"the streams {other} and {stream.name} would both be the table "
+                    f"{stream.table}: give one of them another name as table"
+                )
         return self
 
     def catalog(self) -> dict[str, Any]:
         """The protocol's ConfiguredAirbyteCatalog."""
         return {"streams": [stream.configured() for stream in self.streams]}
 
-    def stream(self, name: str) -> StreamDeclaration:
-        return next(stream for stream in self.streams if stream.name == name)
+    def stream(self, table: str) -> StreamDeclaration:
+        return next(stream for stream in self.streams if stream.table == table)
 
     def needs(self) -> set[str]:
         """The variables that the configuration names."""
@@ -161,7 +208,7 @@ class Connection(Declared):
 
 def identity(domain: str, connection: Connection, stream: StreamDeclaration) -> Stream:
     """The stream's one name."""
-    return Stream(domain, connection.name, stream.name)
+    return Stream(domain, connection.name, stream.table)
 
 
 def _texts(value: Any) -> list[str]:

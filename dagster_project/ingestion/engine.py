@@ -1,194 +1,52 @@
-"""The embedded engine: a connector as a subprocess, its records into the lake, one commit.
+"""The embedded engine: a connector as a subprocess, its records into the lake, and commits.
 
 What an Airbyte server does for a connection, on one machine. Objects are written while records
-come; they become data when the commit is written, last, and only if every stream was whole.
+come; they become data when a commit names them, which is written last, and only if every stream
+was whole. Killed at any moment and run again, nothing is lost and nothing is there twice.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import secrets
-import signal
-import subprocess
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
-from dagster_project.domain import domain_folder
-from dagster_project.failures import DeclarationError, SourceError
+from dagster_project.failures import BusyError, LakeError, SourceError
+from dagster_project.identity import Stream
 from dagster_project.ingestion.declaration import (
     Connection,
     DestinationSyncMode,
     StreamDeclaration,
     SyncMode,
 )
-from dagster_project.ingestion.environments import ensure_environment
+from dagster_project.ingestion.drift import drift_of, harms
+from dagster_project.ingestion.exact import at_risk
+from dagster_project.ingestion.leftovers import Marker, Markers, home_id, turn
+from dagster_project.ingestion.lines import LineSplitter
 from dagster_project.ingestion.masking import masking, secrets_of
-from dagster_project.ingestion.protocol import Conversation, StreamProgress
-from dagster_project.ingestion.records import RecordBatches
-from dagster_project.lake.commits import Commit, CommitLog, LakeObject, StreamCommit
+from dagster_project.ingestion.objects import DIGEST_BYTES, StreamWriter
+from dagster_project.ingestion.process import connector_command, manifest_arguments, running
+from dagster_project.ingestion.protocol import Conversation, StreamProgress, read_message
+from dagster_project.ingestion.synced import Synced, SyncProgress
+from dagster_project.lake.commits import Commit, CommitLog, StreamCommit
 from dagster_project.lake.store import Lake
 
-#: Rows a Parquet object may hold; also what is held in memory of one stream.
-ROWS_AN_OBJECT = 50_000
-#: Seconds that a connector gets between SIGTERM and SIGKILL.
-GRACE = 10.0
+#: Bytes of records, as they were sent, that may be in memory of all streams together.
+HELD = 64 * 2**20
+#: Seconds between two checkpoints of a sync.
+CHECKPOINT_SECONDS = 30.0
+#: Seconds between two reports of progress.
+TOLD_EVERY = 1.0
 
-Progress = Callable[[str, int], None]
-
-
-@dataclass(slots=True)
-class _Writer:
-    """Buffers one stream's records and writes them as Parquet objects."""
-
-    lake: Lake
-    prefix: str
-    batches: RecordBatches
-    records: list[Mapping[str, Any]] = field(default_factory=list)
-    emitted: list[int] = field(default_factory=list)
-    objects: list[LakeObject] = field(default_factory=list)
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    def add(self, data: Mapping[str, Any], emitted_at: int) -> None:
-        self.records.append(data)
-        self.emitted.append(emitted_at)
-        if len(self.records) >= ROWS_AN_OBJECT:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.records:
-            return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        batch = self.batches.build(self.records, self.emitted)
-        self.digest.update(orjson.dumps(self.records))
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_batches([batch]), sink, compression="zstd")
-        content = sink.getvalue().to_pybytes()
-        key = f"{self.prefix}/{len(self.objects):05d}.parquet"
-        self.lake.create(key, content)
-        self.objects.append(LakeObject(key=key, rows=batch.num_rows, size=len(content)))
-        self.records, self.emitted = [], []
-
-
-def connector_command(domain: str, connection: Connection, home: Path) -> list[str]:
-    """The program and its first arguments. Makes the connector's environment if need be."""
-    connector = connection.connector
-    environment = ensure_environment(connector.environment, home)
-    program = environment / "bin" / (connector.executable or connector.environment)
-    if not program.exists():
-        raise DeclarationError(
-            f"{domain}/{connection.name}: the environment {connector.environment} has no program "
-            f"{program.name}: name it in connector.executable"
-        )
-    return [str(program)]
-
-
-def _manifest(domain: str, connection: Connection) -> list[str]:
-    if not connection.connector.manifest:
-        return []
-    path = domain_folder(domain) / "ingest" / connection.connector.manifest
-    if not path.exists():
-        raise DeclarationError(f"{domain}/{connection.name}: the manifest {path} does not exist")
-    return ["--manifest-path", str(path)]
-
-
-def _environment() -> dict[str, str]:
-    """What a connector sees of our environment: nothing that could be a secret of the platform."""
-    keep = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
-    known = {name: os.environ[name] for name in keep if name in os.environ}
-    return known | {"DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
-
-
-@contextmanager
-def _running(
-    command: list[str], timeout: float, who: str, masked: Callable[[str], str]
-) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
-    """The connector in a process group of its own, ended as a group whatever happens."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        start_new_session=True,
-    )
-    errors: list[str] = []
-    timed_out = threading.Event()
-
-    def drain(stream: IO[bytes]) -> None:
-        for line in stream:
-            errors.append(masked(line.decode(errors="replace").rstrip())[:500])
-            del errors[:-20]
-
-    def give_up() -> None:
-        timed_out.set()
-        _end(process)
-
-    assert process.stderr
-    drainer = threading.Thread(target=drain, args=(process.stderr,), daemon=True)
-    drainer.start()
-    limit = threading.Timer(timeout, give_up)
-    limit.daemon = True
-    limit.start()
-    try:
-        yield process, errors
-        process.wait()
-        drainer.join(timeout=GRACE)
-    finally:
-        limit.cancel()
-        _end(process)
-        if process.stdout:
-            process.stdout.close()
-    if timed_out.is_set():
-        raise SourceError(
-            f"{who}: the connector still ran after {timeout:.0f} s and was stopped. Raise "
-            "MESH_SYNC_TIMEOUT if that is how long it takes"
-        )
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group: asked first, then made to."""
-    if not _signal_group(process, signal.SIGTERM):
-        return
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=GRACE)
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
-
-
-@contextmanager
-def _inputs(config: Any, catalog: Any, state: list[Any]) -> Iterator[list[str]]:
-    """The connector's input files, in a folder that only this user can read."""
-    with tempfile.TemporaryDirectory(prefix="mesh-sync-") as folder:
-        arguments = []
-        for name, value in (("config", config), ("catalog", catalog), ("state", state)):
-            if name == "state" and not state:
-                continue
-            path = Path(folder) / f"{name}.json"
-            path.touch(mode=0o600)
-            path.write_bytes(orjson.dumps(value))
-            arguments += [f"--{name}", str(path)]
-        yield arguments
+Progress = Callable[[SyncProgress], None]
+Say = Callable[[str], None]
 
 
 def sync(
@@ -199,149 +57,311 @@ def sync(
     lake: Lake,
     home: Path,
     timeout: float,
-    progress: Progress = lambda stream, rows: None,
-) -> Commit:
+    progress: Progress = lambda so_far: None,
+    say: Say = lambda text: None,
+) -> Synced:
     """Run one sync of a connection and commit what it brought to the lake.
 
-    `config` is the connector's configuration with its secrets; `progress` is told the stream and
-    its rows so far, about once a second. Raises SourceError if the connector failed or what it sent
-    is not whole; then nothing is committed, and the next sync starts from the last commit.
+    `config` is the connector's configuration with its secrets; `timeout` is in seconds. `progress`
+    is told how far it is, at most once a second; `say` what else a person should know. If another
+    sync of the connection runs from this home, it is waited for, and what it brought is given.
+
+    Raises SourceError if the connector failed or what it sent is not whole; then nothing is
+    committed but checkpoints, and the next sync starts from the last commit.
     """
-    who = f"{domain}/{connection.name}"
     log = CommitLog(lake, domain, connection.name)
-    last = log.last()
-    number = last.number + 1 if last else 1
-    state = dict(last.state) if last else {}
-    started = datetime.now(UTC)
-    sync_id = f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    writers = {
-        stream.name: _Writer(
-            lake,
-            f"{domain}/{connection.name}/{stream.name}/{sync_id}",
-            RecordBatches(stream.json_schema, generation=number),
+    before = log.numbers()
+    with turn(home, domain, connection.name, 2 * timeout, say) as (folder, waited):
+        markers = Markers(lake, domain, connection.name)
+        home_name = home_id(home)
+        markers.clear_dead(home_name, say)
+        if waited:
+            joined = _joined(log, before[-1] if before else 0)
+            if joined is not None:
+                return joined
+        command = connector_command(domain, connection, home)
+        run = _Sync(domain, connection, lake, log, timeout, progress)
+        marker = Marker(
+            home=home_name,
+            started_at=run.started,
+            deadline=run.deadline,
+            after=run.last.number if run.last else 0,
+            prefixes=[writer.prefix for writer in run.writers.values()],
         )
-        for stream in connection.streams
-    }
-    incremental = [s.name for s in connection.streams if s.sync_mode is SyncMode.INCREMENTAL]
-    resume = [state[name] for name in incremental if name in state]
-    command = connector_command(domain, connection, home)
-    masked = masking(secrets_of(connection))
-    heard = Conversation({name: StreamProgress() for name in writers}, masked=masked)
+        markers.write(run.id, marker)
+        inputs = _inputs(folder, config, connection.catalog(), run.resume())
+        try:
+            done = run.run([*command, "read", *inputs, *manifest_arguments(domain, connection)])
+        except LakeError:
+            # Whatever it was, it would fail again now.
+            raise
+        except BaseException:
+            if not run.uncertain:
+                with suppress(LakeError):
+                    markers.clear(run.id, marker)
+            raise
+        with suppress(LakeError):
+            markers.remove(run.id)
+        return done
 
-    with _inputs(config, connection.catalog(), resume) as inputs:
-        arguments = [*command, "read", *inputs, *_manifest(domain, connection)]
-        with _running(arguments, timeout, who, masked) as (process, errors):
-            assert process.stdout
+
+def _joined(log: CommitLog, before: int) -> Synced | None:
+    """What another sync brought that ended while this one waited for it."""
+    commits = log.since(before)
+    if not commits or not commits[-1].complete:
+        return None
+    last = commits[-1]
+    return Synced([commit for commit in commits if commit.sync == last.sync], joined=True)
+
+
+def _inputs(folder: Path, config: Any, catalog: Any, state: list[Any]) -> Iterator[str]:
+    """The arguments that name the connector's input files, written to a folder for this user."""
+    for name, value in (("config", config), ("catalog", catalog), ("state", state)):
+        if name == "state" and not state:
+            continue
+        path = folder / f"{name}.json"
+        path.touch(mode=0o600)
+        path.write_bytes(orjson.dumps(value))
+        yield from (f"--{name}", str(path))
+
+
+#: What goes wrong while a message is taken apart that is not of the protocol.
+_AMISS = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def _amiss(message: dict[str, Any], error: Exception) -> SourceError:
+    return SourceError(
+        f"the connector sent a {message.get('type')} message that is not of the Airbyte protocol "
+        f"({type(error).__name__}: {error})"
+    )
+
+
+class _Sync:
+    """One sync, from its start to its last commit."""
+
+    def __init__(
+        self,
+        domain: str,
+        connection: Connection,
+        lake: Lake,
+        log: CommitLog,
+        timeout: float,
+        progress: Progress,
+    ) -> None:
+        self.started = datetime.now(UTC)
+        self.deadline = self.started + timedelta(seconds=timeout)
+        self.id = f"{self.started:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        self.last = log.last()
+        #: Whether a commit was begun of which it is not known whether it was written.
+        self.uncertain = False
+        self._who = f"{domain}/{connection.name}"
+        self._connection = connection
+        self._log = log
+        self._timeout = timeout
+        self._first = self.last.number + 1 if self.last else 1
+        self._commits: list[Commit] = []
+        self._state = dict(self.last.state) if self.last else {}
+        self._versions = self.last.all_versions() if self.last else {}
+        self._masked = masking(secrets_of(connection))
+        self._progress = progress
+        self._clock = self._checked = self._told = time.monotonic()
+        #: By the names that the source has for the streams.
+        self._streams = {stream.name: stream for stream in connection.streams}
+        self.writers = {
+            name: StreamWriter(
+                lake,
+                f"{Stream(domain, connection.name, stream.table).prefix}/{self.id}",
+                stream.json_schema,
+                generation=self._first,
+            )
+            for name, stream in self._streams.items()
+        }
+        self._heard = Conversation(
+            {name: StreamProgress() for name in self._streams}, masked=self._masked
+        )
+
+    def resume(self) -> list[Any]:
+        """The state messages that the connector is to go on from."""
+        states = [self._state.get(stream.table) for stream in self._incremental()]
+        return [orjson.Fragment(s) if isinstance(s, str) else s for s in states if s is not None]
+
+    def _incremental(self) -> list[StreamDeclaration]:
+        return [s for s in self._connection.streams if s.sync_mode is SyncMode.INCREMENTAL]
+
+    def run(self, arguments: list[str]) -> Synced:
+        """Run the connector to its end and commit what it sent. Raises SourceError."""
+        errors: list[str] = []
+        try:
+            with running(arguments, self._timeout, self._masked) as connector:
+                errors = connector.errors
+                self._listen(connector.output())
+                if self._heard.error is not None:
+                    connector.end()
+                exit_code = connector.exit_code
+            incremental = [stream.name for stream in self._incremental()]
+            faults = self._heard.faults(exit_code, incremental)
+            if faults:
+                raise SourceError("; ".join(faults))
+            self._commit(list(self._streams), complete=True)
+        except SourceError as error:
+            raise self._failure(str(error), errors) from None
+        return Synced(self._commits)
+
+    def _failure(self, what: str, errors: list[str]) -> SourceError:
+        used = "nothing of it is used"
+        if self._commits:
+            rows = sum(commit.rows for commit in self._commits)
+            used = f"only its first {rows:,} rows are used, from which the next one goes on"
+        lines = [*self._heard.last_logs[-5:], *errors[-5:]]
+        said = "\nThe connector's last lines:\n" + "\n".join(f"  {line}" for line in lines)
+        return SourceError(
+            f"{self._who}: the sync failed and {used}: {what.removesuffix('.')}."
+            + (said if lines else "")
+        )
+
+    def _listen(self, chunks: Iterator[bytes]) -> None:
+        splitter = LineSplitter(messages=True)
+        for chunk in chain(chunks, [None]):
             try:
-                _listen(process.stdout, heard, writers, progress)
+                go_on = self._take(*(splitter.close() if chunk is None else splitter.feed(chunk)))
             except SourceError as error:
-                raise SourceError(
-                    f"{who}: the sync failed and nothing of it is used: {masked(str(error))}"
-                ) from None
-            if heard.error is not None:
-                _end(process)
-        exit_code = process.returncode
+                # It may quote what the connector sent.
+                raise SourceError(self._masked(str(error))) from None
+            if not go_on:
+                return
 
-    faults = heard.faults(exit_code, incremental)
-    if faults:
-        said = "\n".join(f"  {line}" for line in [*heard.last_logs[-5:], *errors[-5:]])
-        raise SourceError(
-            f"{who}: the sync failed and nothing of it is used: {'; '.join(faults)}."
-            + (f"\nThe connector's last lines:\n{said}" if said else "")
+    def _take(self, lines: bytes, shortened: list[bytes]) -> bool:
+        """Take some whole lines; whether to go on after them."""
+        for line in shortened:
+            self._heard.note(line.decode(errors="replace"))
+        risky = at_risk(lines)
+        name = ""
+        for line in lines.split(b"\n"):
+            message = read_message(line, risky=risky)
+            if message is None:
+                # Not of the protocol: something the connector's libraries printed.
+                if line:
+                    self._heard.note(line.decode(errors="replace"))
+            elif message["type"] != "RECORD":
+                if not self._hear(message):
+                    return False
+            else:
+                try:
+                    record = message["record"]
+                    name, data = record["stream"], record["data"]
+                    emitted_at = int(record["emitted_at"])
+                    if type(data) is not dict:
+                        raise TypeError("its data is not an object")
+                    writer = self.writers.get(name)
+                except _AMISS as error:
+                    raise _amiss(message, error) from None
+                if writer is None:
+                    raise SourceError(
+                        f"the connector sent a record of {name}, which is not declared"
+                    )
+                writer.add(data, emitted_at, line)
+                self._heard.streams[name].records += 1
+        self._relieve()
+        if name and time.monotonic() - self._told >= TOLD_EVERY:
+            self._tell(name)
+        return True
+
+    def _hear(self, message: dict[str, Any]) -> bool:
+        """Take a message that is no record; whether to go on after it."""
+        try:
+            state_of = self._heard.hear(message)
+        except _AMISS as error:
+            raise _amiss(message, error) from None
+        if state_of is not None:
+            self._checkpoint(state_of)
+        # After an error nothing more will be used; many connectors go on for minutes.
+        return self._heard.error is None
+
+    def _relieve(self) -> None:
+        """Write what is held of the largest streams, if all together hold too much."""
+        while sum(writer.held for writer in self.writers.values()) > HELD:
+            max(self.writers.values(), key=lambda writer: writer.held).flush()
+
+    def _tell(self, name: str) -> None:
+        self._told = time.monotonic()
+        self._progress(
+            SyncProgress(
+                stream=name,
+                rows=self._heard.streams[name].records,
+                bytes=self.writers[name].received,
+                seconds=self._told - self._clock,
+                all_rows=sum(stream.records for stream in self._heard.streams.values()),
+                all_bytes=sum(writer.received for writer in self.writers.values()),
+            )
         )
-    for writer in writers.values():
-        writer.flush()
-    commit = Commit(
-        number=number,
-        sync=sync_id,
-        connector=f"{connection.connector.environment} {connection.connector.version}",
-        started_at=started.isoformat(),
-        ended_at=datetime.now(UTC).isoformat(),
-        streams={
-            stream.name: StreamCommit(
-                objects=writers[stream.name].objects,
-                rows=heard.streams[stream.name].records,
+
+    def _checkpoint(self, name: str) -> None:
+        """Commit what came of a stream so far, if the sync could go on from here.
+
+        Of a stream that is only appended to, or not incremental, rows would be there twice.
+        """
+        stream, heard = self._streams[name], self._heard.streams[name]
+        if (
+            self._connection.connector.resumes
+            and stream.sync_mode is SyncMode.INCREMENTAL
+            and stream.destination_sync_mode is DestinationSyncMode.APPEND_DEDUP
+            and heard.counted == heard.records
+            and time.monotonic() - self._checked >= CHECKPOINT_SECONDS
+        ):
+            self._commit([name], complete=False)
+            self._checked = time.monotonic()
+
+    def _commit(self, names: list[str], *, complete: bool) -> None:
+        """Make data of what was written of these streams since their last commit."""
+        parts = {name: self.writers[name].take() for name in names}
+        found = [f for name, p in parts.items() for f in harms(self._streams[name], p.observed)]
+        if found:
+            raise SourceError("; ".join(found))
+        streams = {}
+        for name, part in parts.items():
+            stream = self._streams[name]
+            streams[stream.table] = StreamCommit(
+                objects=part.objects,
+                rows=part.rows,
                 sync_mode=stream.sync_mode,
                 destination_sync_mode=stream.destination_sync_mode,
-                generation=number,
-                version=_version(stream, writers[stream.name], last),
+                generation=self._first,
+                version=self._version(stream, part.digest),
+                sent_bytes=part.sent_bytes,
+                drift=drift_of(stream, part.observed),
             )
-            for stream in connection.streams
-        },
-        state=state | {name: heard.state[name] for name in incremental},
-    )
-    log.append(commit)
-    return commit
-
-
-def _version(stream: StreamDeclaration, writer: _Writer, last: Commit | None) -> str:
-    """The version of the stream's data in the lake after this sync."""
-    before = last.streams.get(stream.name) if last else None
-    if stream.destination_sync_mode is DestinationSyncMode.OVERWRITE:
-        return str(writer.digest.hexdigest()[:32])
-    if before is None:
-        return str(writer.digest.hexdigest()[:32])
-    if not writer.objects:
-        return before.version
-    chained = hashlib.sha256(before.version.encode() + writer.digest.digest())
-    return chained.hexdigest()[:32]
-
-
-def _message(line: bytes) -> dict[str, Any] | None:
-    """The protocol message that a line is; None if it is something else.
-
-    Raises SourceError for a record that cannot be read: it must not be lost among other output.
-    """
-    try:
-        message = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        if not line.lstrip().startswith(b"{") or b'"RECORD"' not in line:
-            return None
-        try:
-            # Python connectors can print NaN and Infinity, which are numbers, though not JSON's.
-            message = json.loads(line)
-            orjson.dumps(message)
-        except (ValueError, TypeError) as error:
+            if stream.sync_mode is SyncMode.INCREMENTAL:
+                self._state[stream.table] = self._heard.streams[name].state
+        commit = Commit(
+            number=self._first + len(self._commits),
+            sync=self.id,
+            connector=f"{self._connection.connector.environment} "
+            f"{self._connection.connector.version}",
+            started_at=self.started.isoformat(),
+            ended_at=datetime.now(UTC).isoformat(),
+            streams=streams,
+            state=dict(self._state),
+            complete=complete,
+            versions={name: v for name, v in self._versions.items() if name not in streams},
+        )
+        if datetime.now(UTC) > self.deadline:
+            # From now on the sync may be taken for dead, and its objects be removed.
             raise SourceError(
-                f"the connector sent a record that is not valid JSON ({type(error).__name__})"
-            ) from None
-    return message if isinstance(message, dict) and "type" in message else None
-
-
-def _listen(
-    lines: IO[bytes],
-    heard: Conversation,
-    writers: Mapping[str, _Writer],
-    progress: Progress,
-) -> None:
-    told = time.monotonic()
-    for line in lines:
-        message = _message(line)
-        if message is None:
-            # Not of the protocol: something the connector's libraries printed.
-            heard.note(line.decode(errors="replace").rstrip())
-            continue
+                f"it had brought everything, but not within {self._timeout:.0f} s. Raise "
+                "MESH_SYNC_TIMEOUT if that is how long it takes"
+            )
+        self.uncertain = True
         try:
-            if message["type"] != "RECORD":
-                heard.hear(message)
-                if heard.error is not None:
-                    # Nothing of this sync will be used; many connectors go on for minutes.
-                    return
-                continue
-            record = message["record"]
-            name, data, emitted_at = record["stream"], record["data"], int(record["emitted_at"])
-            if not isinstance(data, dict):
-                raise TypeError("its data is not an object")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SourceError(
-                f"the connector sent a {message.get('type')} message that is not of the Airbyte "
-                f"protocol ({type(error).__name__}: {error})"
-            ) from None
-        if name not in writers:
-            raise SourceError(f"the connector sent a record of {name}, which is not declared")
-        writers[name].add(data, emitted_at)
-        stream = heard.streams[name]
-        stream.records += 1
-        if stream.records % 1000 == 0 and time.monotonic() - told >= 1.0:
-            told = time.monotonic()
-            progress(name, stream.records)
+            self._log.append(commit)
+        except BusyError:
+            self.uncertain = False
+            raise
+        self.uncertain = False
+        self._commits.append(commit)
+        self._versions = commit.all_versions()
+
+    def _version(self, stream: StreamDeclaration, digest: int) -> str:
+        """The version of the stream's data in the lake with what has this digest."""
+        if stream.destination_sync_mode is not DestinationSyncMode.OVERWRITE:
+            digest += int(self._versions.get(stream.table, "0"), 16)
+        return f"{digest % 2 ** (8 * DIGEST_BYTES):0{2 * DIGEST_BYTES}x}"

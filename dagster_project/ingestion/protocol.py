@@ -5,11 +5,42 @@ https://docs.airbyte.com/platform/understanding-airbyte/airbyte-protocol
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from dagster_project.failures import SourceError
+from dagster_project.ingestion import exact
+from dagster_project.ingestion.lines import begins_like_data
+
+#: Lines of a connector's log that are kept, and characters of each.
+LINES, LENGTH = 20, 500
+
+
+def read_message(line: bytes, *, risky: bool) -> dict[str, Any] | None:
+    """The protocol message that a line is; None if it is something else.
+
+    `risky` says that the line may hold a number that the fast parser would round. Raises
+    SourceError for data that cannot be read: it must not be lost among other output.
+    """
+    try:
+        message = orjson.loads(line)
+        if risky and exact.at_risk(line) and orjson.dumps(message) != line:
+            message = exact.loads(line)
+    except orjson.JSONDecodeError:
+        begins = line.lstrip().startswith(b"{") and b'"RECORD"' in line
+        if not begins and not begins_like_data(line):
+            return None
+        try:
+            message = exact.loads(line)
+        except ValueError as error:
+            raise SourceError(
+                f"the connector sent a message that is not valid JSON ({type(error).__name__})"
+            ) from None
+    return message if isinstance(message, dict) and "type" in message else None
 
 
 @dataclass(slots=True)
@@ -20,6 +51,8 @@ class StreamProgress:
     #: Sum of the record counts that state messages gave; None if none gave one.
     counted: int | None = None
     status: str | None = None
+    #: Its last state message, as JSON text if numbers would lose digits otherwise.
+    state: Any = None
 
 
 @dataclass(slots=True)
@@ -27,40 +60,51 @@ class Conversation:
     """Everything but the records that a connector sent, kept to judge whether it is whole."""
 
     streams: dict[str, StreamProgress]
-    state: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     last_logs: list[str] = field(default_factory=list)
     #: Applied to whatever the connector said in words.
     masked: Callable[[str], str] = lambda text: text
 
-    def hear(self, message: dict[str, Any]) -> None:
-        """Take note of a message that is not a record."""
+    def hear(self, message: dict[str, Any]) -> str | None:
+        """Take note of a message that is not a record; the stream whose state it is, if it is."""
         match message.get("type"):
             case "STATE":
-                self._hear_state(message["state"])
+                return self._hear_state(message["state"])
             case "TRACE":
                 self._hear_trace(message["trace"])
             case "LOG":
                 log = message.get("log", {})
                 self.note(f"{log.get('level', 'INFO')}: {log.get('message', '')}")
+        return None
 
-    def note(self, line: str) -> None:
-        """Keep the last few lines of what a connector logged, for an error's message."""
-        self.last_logs.append(self.masked(line)[:500])
-        del self.last_logs[:-20]
+    def note(self, text: str) -> None:
+        """Keep the last few lines of what a connector logged, for an error's message.
 
-    def _hear_state(self, state: dict[str, Any]) -> None:
+        Of several lines, such as a traceback, the first and the last say most.
+        """
+        lines = [line.strip() for line in self.masked(text).splitlines() if line.strip()] or [""]
+        if len(lines) > 1:
+            lines = [f"{lines[0][: LENGTH // 2]} … {lines[-1][: LENGTH // 2]}"]
+        self.last_logs.append(lines[0][:LENGTH])
+        del self.last_logs[:-LINES]
+
+    def _hear_state(self, state: dict[str, Any]) -> str | None:
         if state.get("type") != "STREAM":
             raise SourceError(
                 f"the connector sent state of type {state.get('type', 'LEGACY')}; only a state a "
                 "stream can be resumed from: use a connector of protocol 0.2 or newer"
             )
-        name = state["stream"]["stream_descriptor"]["name"]
-        self.state[name] = state
+        name: str = state["stream"]["stream_descriptor"]["name"]
+        stream = self.streams.get(name)
+        if stream is None:
+            return None
+        text = exact.dumps(state)
+        plain = orjson.loads(text)
+        stream.state = plain if orjson.dumps(plain) == text else text.decode()
         count = (state.get("sourceStats") or {}).get("recordCount")
-        if count is not None and name in self.streams:
-            stream = self.streams[name]
+        if count is not None:
             stream.counted = (stream.counted or 0) + int(count)
+        return name
 
     def _hear_trace(self, trace: dict[str, Any]) -> None:
         if trace.get("type") == "ERROR":
@@ -83,20 +127,34 @@ class Conversation:
         if self.error is not None:
             # It is stopped there: how it ended says no more.
             return [f"it reported: {self.error}"]
-        found = []
-        if exit_code != 0:
-            found.append(f"it ended with exit code {exit_code}")
+        found = [] if exit_code == 0 else [f"it ended {_ending(exit_code)}"]
         for name, stream in self.streams.items():
-            if stream.status != "COMPLETE":
+            if stream.status == "COMPLETE":
+                if stream.counted not in (None, stream.records):
+                    found.append(
+                        f"stream {name} sent {stream.records} records, but its state counts "
+                        f"{stream.counted}"
+                    )
+            elif stream == StreamProgress():
+                if exit_code == 0:
+                    found.append(
+                        f"it never mentioned stream {name}: the source no longer has it, or calls "
+                        "it otherwise than the declaration"
+                    )
+            else:
                 found.append(f"stream {name} ended {stream.status or 'without a status'}")
-            elif stream.counted is not None and stream.counted != stream.records:
-                found.append(
-                    f"stream {name} sent {stream.records} records, but its state counts "
-                    f"{stream.counted}"
-                )
         found.extend(
             f"stream {name} is incremental, but sent no state"
             for name in incremental
-            if name not in self.state and not found
+            if self.streams[name].state is None and not found
         )
         return found
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code > 128:
+        try:
+            return f"by {signal.Signals(exit_code - 128).name}"
+        except ValueError:
+            pass
+    return f"with exit code {exit_code}"

@@ -7,12 +7,16 @@ together with the record as it came: the loader puts such rows aside, nothing is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-import orjson
+from dagster_project.identity import NAME_BYTES, fitting
+from dagster_project.ingestion import exact
+from dagster_project.ingestion.kinds import Kind, arrow_type, digits, json_type_of, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,76 +30,20 @@ AIRBYTE_DESCRIPTIONS = {
     RAW_ID: "Identifies the record as it was extracted.",
     EXTRACTED_AT: "When the connector read the record from its source.",
     META: "What had to be changed in the record's values to load it.",
-    GENERATION_ID: "The sync that brought the record, by the number of its commit in the lake.",
+    GENERATION_ID: "The sync that brought the record, by the number of its first commit in the "
+    "lake.",
 }
 AIRBYTE_COLUMNS = tuple(AIRBYTE_DESCRIPTIONS)
 #: Their types in Parquet, in Airbyte's own destinations too.
 AIRBYTE_PARQUET = {RAW_ID: "string", EXTRACTED_AT: "int64", META: "string", GENERATION_ID: "int64"}
 
-#: As in Airbyte's own destinations.
-_META_WHOLE = '{"changes":[]}'
-
-
-def _aware(text: str) -> datetime:
-    """An ISO 8601 timestamp; one without an offset is UTC, as in Airbyte's own destinations."""
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _exact(kind: type, *others: type) -> Callable[[Any], Any]:
-    def convert(value: Any) -> Any:
-        if isinstance(value, bool) and kind is not bool:
-            raise ValueError("a boolean")
-        if isinstance(value, (kind, *others)):
-            return kind(value)
-        raise ValueError(f"of type {type(value).__name__}")
-
-    return convert
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    number: int = _exact(int)(value)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError("outside 64 bits")
-    return number
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    if "\x00" in text:
-        raise ValueError("with a NUL character, which PostgreSQL cannot hold")
-    return text
-
-
-def _without_nul(value: Any) -> Any:
-    """The value with every NUL character, which jsonb cannot hold, as the replacement character."""
-    if isinstance(value, str):
-        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-    if isinstance(value, Mapping):
-        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nul(item) for item in value]
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A type that a column can have: in Arrow, in PostgreSQL, and how a value becomes one."""
-
-    arrow: str
-    postgres: str
-    convert: Callable[[Any], Any]
-
-
-INTEGER = Kind("int64", "bigint", _integer)
-NUMBER = Kind("float64", "double precision", _exact(float, int))
-BOOLEAN = Kind("bool", "boolean", _exact(bool))
-TEXT = Kind("string", "text", _text)
-JSON = Kind("string", "jsonb", lambda value: _text(orjson.dumps(value).decode()))
-DATE = Kind("date32", "date", date.fromisoformat)
-TIMESTAMP = Kind("timestamptz", "timestamptz", _aware)
+#: The meta of a row that is whole, as in Airbyte's own destinations.
+META_WHOLE = '{"changes":[]}'
+_KEPT = ',"record":'
+#: Columns that PostgreSQL has in every table.
+_SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
+#: Names of undeclared fields that are remembered, lest records with ever new ones fill the memory.
+REMEMBERED = 10_000
 
 
 def json_type(schema: Mapping[str, Any]) -> str:
@@ -106,50 +54,76 @@ def json_type(schema: Mapping[str, Any]) -> str:
     return " or ".join(types) + form
 
 
-def kind_of(schema: Mapping[str, Any]) -> Kind:
-    """The kind of column for a property's JSON schema (Airbyte's type mapping).
-
-    A property of several types, other than null, is text: its values are kept as they came.
-    """
-    declared = schema.get("type", "string")
-    types = {declared} if isinstance(declared, str) else set(declared)
-    types.discard("null")
-    if types == {"integer"}:
-        return INTEGER
-    if types and types <= {"number", "integer"}:
-        return NUMBER
-    if types == {"boolean"}:
-        return BOOLEAN
-    if types and types <= {"object", "array"}:
-        return JSON
-    if types == {"string"}:
-        if schema.get("format") == "date":
-            return DATE
-        if schema.get("format") == "date-time":
-            return TIMESTAMP
-    return TEXT
-
-
 def columns_of(json_schema: Mapping[str, Any]) -> dict[str, Kind]:
-    """The stream's columns, in the order of its JSON schema."""
+    """The stream's columns by the names that the source and the lake have for them, in order."""
     return {name: kind_of(schema) for name, schema in json_schema["properties"].items()}
 
 
-def _arrow(name: str) -> pa.DataType:
-    import pyarrow as pa
+def column_names(json_schema: Mapping[str, Any]) -> dict[str, str]:
+    """The warehouse's name of each of the stream's columns, by the source's name.
 
-    if name == "timestamptz":
-        return pa.timestamp("us", tz="UTC")
-    return pa.type_for_alias(name)
+    The same unless PostgreSQL cannot have it. Raises ValueError if two become one.
+    """
+    sources: dict[str, str] = {}
+    for name in json_schema["properties"]:
+        found = fitting(f"{name}_" if name in _SYSTEM_COLUMNS else name)
+        other = sources.setdefault(found, name)
+        if other != name:
+            raise ValueError(
+                f"{other} and {name} would both be the column {found}, as PostgreSQL's names have "
+                f"at most {NAME_BYTES} bytes: declare one of them"
+            )
+    return {name: found for found, name in sources.items()}
 
 
 def arrow_schema(json_schema: Mapping[str, Any]) -> pa.Schema:
-    """The schema of a stream's Parquet objects."""
+    """The schema of a stream's Parquet objects.
+
+    A number's column is of strings in an object with a number that no double holds.
+    """
     import pyarrow as pa
 
-    first = [pa.field(name, _arrow(kind), nullable=False) for name, kind in AIRBYTE_PARQUET.items()]
+    first = [
+        pa.field(name, arrow_type(kind), nullable=False) for name, kind in AIRBYTE_PARQUET.items()
+    ]
     columns = columns_of(json_schema)
-    return pa.schema([*first, *(pa.field(n, _arrow(kind.arrow)) for n, kind in columns.items())])
+    return pa.schema(
+        [*first, *(pa.field(n, arrow_type(kind.arrow)) for n, kind in columns.items())]
+    )
+
+
+def reject_of(meta: str) -> tuple[str, str] | None:
+    """Of a row's meta: why the row cannot be loaded, and the record as it came, as JSON.
+
+    None if the row is whole. The record's text is as jsonb can hold it, with all its digits.
+    """
+    if meta == META_WHOLE:
+        return None
+    # Within a JSON string the quotes would be escaped.
+    head, kept, record = meta.partition(_KEPT)
+    changes = exact.loads((head + "}" if kept else head).encode())["changes"]
+    if not changes:
+        return None
+    return "; ".join(f"{c['field']}: {c['reason']}" for c in changes), record[:-1] or "{}"
+
+
+@dataclass(slots=True)
+class Observed:
+    """What the records of a stream were like, against its declared columns."""
+
+    #: How many there were.
+    records: int = 0
+    #: Declared columns that a record had, if only as null.
+    present: set[str] = field(default_factory=set)
+    #: Declared columns of which a value was of the column's type.
+    fitted: set[str] = field(default_factory=set)
+    #: Fields that records had and the declaration has not.
+    undeclared: set[str] = field(default_factory=set)
+    #: Records with at least one value that was refused.
+    refused: int = 0
+    #: Values that were refused, by column; and the JSON type of one of them.
+    refused_values: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
 
 
 class RecordBatches:
@@ -157,45 +131,95 @@ class RecordBatches:
 
     def __init__(self, json_schema: Mapping[str, Any], generation: int) -> None:
         self.schema = arrow_schema(json_schema)
+        self.observed = Observed()
         self._columns = columns_of(json_schema)
         self._generation = generation
-        #: Fields that records had and the declared schema has not.
-        self.undeclared: set[str] = set()
+        self._pick = itemgetter(*self._columns)
 
     def build(self, records: Sequence[Mapping[str, Any]], emitted: Sequence[int]) -> pa.RecordBatch:
-        """A batch of the records' values; `emitted` are milliseconds since the epoch."""
+        """A batch of the records' values; `emitted` are milliseconds since the epoch.
+
+        Its schema is `schema`, but a number's column is of strings if a double cannot hold one.
+        """
         import pyarrow as pa
 
         rows = len(records)
-        changes: dict[int, list[dict[str, str]]] = {}
-        arrays = []
-        for name, kind in self._columns.items():
-            values = [record.get(name) for record in records]
-            arrays.append(self._column(name, kind, values, changes))
-        meta = [_META_WHOLE] * rows
-        for row, faults in changes.items():
-            kept = {"changes": faults, "record": _without_nul(records[row])}
-            meta[row] = orjson.dumps(kept).decode()
-        self.undeclared.update(set().union(*records) - self._columns.keys())
-        random = os.urandom(16 * rows).hex()
-        identifiers = [random[i : i + 32] for i in range(0, 32 * rows, 32)]
+        faults: dict[int, list[dict[str, str]]] = {}
+        arrays = [
+            self._array(name, kind, values, faults)
+            for (name, kind), values in zip(
+                self._columns.items(), self._values(records), strict=True
+            )
+        ]
+        self.observed.records += rows
+        self.observed.refused += len(faults)
         first = [
-            pa.array(identifiers, pa.string()),
+            _identifiers(rows),
             pa.array(emitted, pa.int64()),
-            pa.array(meta, pa.string()),
+            _metas(records, faults),
             pa.repeat(pa.scalar(self._generation, pa.int64()), rows),
         ]
-        return pa.RecordBatch.from_arrays([*first, *arrays], schema=self.schema)
+        return pa.RecordBatch.from_arrays(
+            [*first, *arrays],
+            schema=pa.schema(
+                field if field.type == values.type else field.with_type(values.type)
+                for field, values in zip(self.schema, [*first, *arrays], strict=True)
+            ),
+        )
 
-    def _column(
+    def _values(self, records: Sequence[Mapping[str, Any]]) -> list[Sequence[Any]]:
+        """The values of each column; takes note of which fields there are."""
+        names, observed = self._columns.keys(), self.observed
+        if len(names) > 1:
+            try:
+                columns: list[Sequence[Any]] = list(zip(*map(self._pick, records), strict=True))
+            except KeyError:
+                pass
+            else:
+                observed.present |= names
+                if max(map(len, records)) > len(names):
+                    self._note_undeclared(set().union(*records) - names)
+                return columns
+        there = set[str]().union(*records)
+        observed.present |= there & names
+        self._note_undeclared(there - names)
+        return [[record.get(name) for record in records] for name in names]
+
+    def _note_undeclared(self, fields: set[str]) -> None:
+        if len(self.observed.undeclared) < REMEMBERED:
+            self.observed.undeclared |= fields
+
+    def _array(
         self,
         name: str,
         kind: Kind,
-        values: list[Any],
-        changes: dict[int, list[dict[str, str]]],
+        values: Sequence[Any],
+        faults: dict[int, list[dict[str, str]]],
     ) -> pa.Array:
         import pyarrow as pa
 
+        try:
+            converted = kind.whole(values)
+        except (ValueError, TypeError, OverflowError):
+            converted = None
+        if converted is None:
+            each = self._each(name, kind, values, faults)
+            if kind.arrow == "float64" and any(isinstance(value, str) for value in each):
+                converted = pa.array(map(digits, each), pa.string())
+            else:
+                converted = pa.array(each, arrow_type(kind.arrow))
+        if converted.null_count < len(values):
+            self.observed.fitted.add(name)
+        return converted
+
+    def _each(
+        self,
+        name: str,
+        kind: Kind,
+        values: Sequence[Any],
+        faults: dict[int, list[dict[str, str]]],
+    ) -> list[Any]:
+        """The values one by one, null for one that does not fit, with its row among the faults."""
         converted: list[Any] = []
         for row, value in enumerate(values):
             if value is None:
@@ -205,8 +229,33 @@ class RecordBatches:
                 converted.append(kind.convert(value))
             except (ValueError, TypeError, OverflowError) as error:
                 converted.append(None)
-                reason = f"not {kind.postgres}: {error}"
-                changes.setdefault(row, []).append(
-                    {"field": name, "change": "NULLED", "reason": reason[:200]}
+                reason = f"not {kind.postgres}: {error}"[:200]
+                faults.setdefault(row, []).append(
+                    {"field": name, "change": "NULLED", "reason": reason}
                 )
-        return pa.array(converted, _arrow(kind.arrow))
+                self.observed.refused_values[name] += 1
+                self.observed.examples.setdefault(name, json_type_of(value))
+        return converted
+
+
+def _identifiers(rows: int) -> pa.Array:
+    """Random identifiers of 32 hexadecimal digits."""
+    import pyarrow as pa
+
+    offsets = array("i", range(0, 32 * rows + 1, 32))
+    content = os.urandom(16 * rows).hex().encode()
+    return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(content))
+
+
+def _metas(
+    records: Sequence[Mapping[str, Any]], faults: Mapping[int, list[dict[str, str]]]
+) -> pa.Array:
+    import pyarrow as pa
+
+    if not faults:
+        return pa.repeat(pa.scalar(META_WHOLE), len(records))
+    metas = [META_WHOLE] * len(records)
+    for row, changes in faults.items():
+        record = exact.dumps(exact.keepable(records[row])).decode()
+        metas[row] = f'{{"changes":{exact.dumps(exact.keepable(changes)).decode()}{_KEPT}{record}}}'
+    return pa.array(metas, pa.string())

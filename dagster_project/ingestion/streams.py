@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from dagster_project.failures import LakeError
-from dagster_project.identity import Stream
-from dagster_project.ingestion.declaration import Connection, DestinationSyncMode, StreamDeclaration
+from dagster_project.ingestion.declaration import (
+    Connection,
+    DestinationSyncMode,
+    StreamDeclaration,
+    identity,
+)
 from dagster_project.ingestion.records import (
     AIRBYTE_DESCRIPTIONS,
     AIRBYTE_PARQUET,
     EXTRACTED_AT,
     GENERATION_ID,
     META,
+    META_WHOLE,
     RAW_ID,
     arrow_schema,
+    column_names,
     columns_of,
     json_type,
+    reject_of,
 )
-from dagster_project.lake.commits import CommitLog, LakeObject
+from dagster_project.lake.commits import CommitLog, Drift, LakeObject
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState
-from dagster_project.warehouse.loader import Column, Mode, Piece, Plan, Target, load
+from dagster_project.warehouse.loader import load
+from dagster_project.warehouse.staging import FAULT, RECORD, Piece, Plan
+from dagster_project.warehouse.target import Column, Mode, Target
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,11 +44,15 @@ AIRBYTE_COLUMNS = (
 )
 
 
+#: What the warehouse has as the meta of a row that is whole: nearly all of them.
+META_DEFAULT = f"'{META_WHOLE}'::jsonb"
+
+
 def table_columns(stream: StreamDeclaration) -> tuple[Column, ...]:
     """The raw table's columns: the four `_airbyte_*` columns, then the stream's own."""
-    descriptions = stream.column_descriptions()
+    descriptions, names = stream.column_descriptions(), column_names(stream.json_schema)
     own = (
-        Column(name, kind.postgres, descriptions[name])
+        Column(names[name], kind.postgres, descriptions[name])
         for name, kind in columns_of(stream.json_schema).items()
     )
     return (*AIRBYTE_COLUMNS, *own)
@@ -69,32 +82,51 @@ def lake_columns(stream: StreamDeclaration) -> list[Column]:
 def target_of(domain: str, connection: Connection, stream: StreamDeclaration) -> Target:
     """The raw table of a stream, and how it is loaded."""
     dedup = stream.destination_sync_mode is DestinationSyncMode.APPEND_DEDUP
+    names = column_names(stream.json_schema)
     return Target(
-        table=Stream(domain, connection.name, stream.name).table,
+        table=identity(domain, connection, stream).table,
         columns=table_columns(stream),
         mode=Mode(stream.destination_sync_mode.value),
-        primary_key=tuple(stream.primary_key) if dedup else (),
-        cursor=stream.cursor_field,
+        primary_key=tuple(names[name] for name in stream.primary_key) if dedup else (),
+        cursor=names[stream.cursor_field] if stream.cursor_field else None,
     )
 
 
+def _numbers(stream: StreamDeclaration) -> set[str]:
+    """The warehouse's names of the columns that hold numbers."""
+    names = column_names(stream.json_schema)
+    kinds = columns_of(stream.json_schema).items()
+    return {names[name] for name, kind in kinds if kind.postgres == "numeric"}
+
+
 def _staged_schema(stream: StreamDeclaration) -> pa.Schema:
-    """As in the lake, with the extraction time as a timestamp."""
+    """As in the lake, with the extraction time as a timestamp and numbers as their digits."""
     import pyarrow as pa
 
-    schema = arrow_schema(stream.json_schema)
-    position = schema.get_field_index(EXTRACTED_AT)
-    return schema.set(position, pa.field(EXTRACTED_AT, pa.timestamp("us", tz="UTC")))
+    names = column_names(stream.json_schema)
+    staged = {EXTRACTED_AT: pa.timestamp("us", tz="UTC")}
+    staged |= dict.fromkeys(_numbers(stream), pa.string())
+    return pa.schema(
+        (name, staged.get(name, field.type))
+        for field in arrow_schema(stream.json_schema)
+        for name in (names.get(field.name, field.name),)
+    )
 
 
-def _batches(lake: Lake, item: LakeObject, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(
+    lake: Lake, item: LakeObject, schema: pa.Schema, sources: Mapping[str, str]
+) -> Iterator[pa.RecordBatch]:
+    """An object's rows as they are staged, with those marked that are not as they came.
+
+    `sources` has the lake's name of a column whose name in the warehouse is another.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(pa.BufferReader(lake.read(item.key))).iter_batches(65_536):
         columns = []
         for field in schema:
-            index = batch.schema.get_field_index(field.name)
+            index = batch.schema.get_field_index(sources.get(field.name, field.name))
             if index < 0:
                 # Written before the stream had this column.
                 columns.append(pa.nulls(batch.num_rows, field.type))
@@ -103,7 +135,31 @@ def _batches(lake: Lake, item: LakeObject, schema: pa.Schema) -> Iterator[pa.Rec
             if field.name == EXTRACTED_AT:
                 column = column.cast(pa.timestamp("ms", tz="UTC"))
             columns.append(_cast(column, field, item))
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        yield _marked(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with FAULT and RECORD of rows of which a value had to be changed."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    metas = batch.column(META)
+    whole = pc.equal(metas, META_WHOLE)
+    changed = pc.indices_nonzero(pc.invert(whole)).to_pylist()
+    # Null stands for it, see META_DEFAULT.
+    metas_staged = pc.if_else(whole, pa.scalar(None, pa.string()), metas)
+    batch = batch.set_column(batch.schema.get_field_index(META), META, metas_staged)
+    rejects = {row: reject_of(metas[row].as_py()) for row in changed}
+    if not any(rejects.values()):
+        return batch
+    faults: list[str | None] = [None] * batch.num_rows
+    records: list[str | None] = [None] * batch.num_rows
+    for row, reject in rejects.items():
+        if reject:
+            faults[row], records[row] = reject
+    for name, values in ((FAULT, faults), (RECORD, records)):
+        batch = batch.append_column(name, pa.array(values, pa.string()))
+    return batch
 
 
 def _cast(column: pa.Array, field: pa.Field, item: LakeObject) -> pa.Array:
@@ -130,6 +186,7 @@ def load_stream(
     warehouse_url: str,
     run_id: str,
     progress: Callable[[int], None] = lambda rows: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Load:
     """Load every commit of the stream that its raw table does not hold yet.
 
@@ -137,19 +194,53 @@ def load_stream(
     """
     target = target_of(domain, connection, stream)
     schema = _staged_schema(stream)
+    names = column_names(stream.json_schema).items()
+    sources = {name: source for source, name in names if name != source}
     log = CommitLog(lake, domain, connection.name)
 
     def plan(state: TableState, _: dict[str, PartitionState]) -> Plan:
         commits = log.since(state.position)
         position = commits[-1].number if commits else state.position
-        having = [c.streams[stream.name] for c in commits if stream.name in c.streams]
+        having = [c.streams[stream.table] for c in commits if stream.table in c.streams]
         if target.mode is Mode.OVERWRITE:
             having = having[-1:]
         pieces = [
-            Piece(item.key, lambda item=item: _batches(lake, item, schema))  # type: ignore[misc]
+            Piece(item.key, lambda item=item: _batches(lake, item, schema, sources))  # type: ignore[misc]
             for commit in having
             for item in commit.objects
         ]
-        return Plan(schema, pieces, position)
+        return Plan(
+            schema,
+            pieces,
+            position,
+            rows=sum(commit.rows for commit in having),
+            content="\x1f".join(commit.version for commit in having),
+            # What became text of a number, and what the platform itself writes.
+            surely=frozenset({META, *_numbers(stream)}),
+            defaults={META: META_DEFAULT},
+        )
 
-    return load(warehouse_url, target, plan, run_id=run_id, progress=progress)
+    return load(warehouse_url, target, plan, run_id=run_id, progress=progress, say=say)
+
+
+def last_drift(
+    domain: str, connection: Connection, stream: StreamDeclaration, lake: Lake
+) -> dict[str, str]:
+    """In what the records that the last sync brought were other than declared, in words."""
+    for commit in reversed(CommitLog(lake, domain, connection.name).since(0)):
+        if stream.table in commit.streams:
+            return _in_words(commit.streams[stream.table].drift)
+    return {}
+
+
+def _in_words(drift: Drift) -> dict[str, str]:
+    said = {}
+    if drift.undeclared:
+        more = f" and {drift.undeclared_more} more" if drift.undeclared_more else ""
+        said["fields not declared"] = ", ".join(drift.undeclared) + more
+    if drift.absent:
+        said["columns that no record had"] = ", ".join(drift.absent)
+    if drift.refused_values:
+        values = (f"{name}: {count:,}" for name, count in drift.refused_values.items())
+        said["values not of their column's type"] = ", ".join(values)
+    return said

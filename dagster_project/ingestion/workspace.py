@@ -24,7 +24,8 @@ from dagster_project.ingestion.declaration import (
     read_connections,
     resolve_config,
 )
-from dagster_project.lake.commits import Commit
+from dagster_project.ingestion.synced import Synced, SyncReport
+from dagster_project.lake.commits import Drift
 from dagster_project.lake.store import Lake
 from dagster_project.reference import server
 from dagster_project.settings import get_settings
@@ -47,8 +48,9 @@ def find_connection(identifier: str) -> tuple[str, Connection]:
 class EmbeddedClient(AirbyteClient):
     """Answers as an Airbyte server would, from the declarations of one domain."""
 
-    _commit: Commit | None = PrivateAttr(default=None)
-    _log_rows: Any = PrivateAttr(default=None)
+    #: What its last sync brought.
+    _synced: Synced | None = PrivateAttr(default=None)
+    _report: SyncReport = PrivateAttr(default_factory=lambda: SyncReport(lambda text: None))
 
     def validate_workspace_id(self) -> None:
         read_connections(self.workspace_id)
@@ -68,7 +70,7 @@ class EmbeddedClient(AirbyteClient):
             "syncCatalog": {
                 "streams": [
                     {
-                        "stream": {"name": stream.name, "jsonSchema": stream.json_schema},
+                        "stream": {"name": stream.table, "jsonSchema": stream.json_schema},
                         "config": {"selected": True},
                     }
                     for stream in connection.streams
@@ -90,24 +92,25 @@ class EmbeddedClient(AirbyteClient):
             found: dict[str, str] = {}
             if REFERENCE_URL in connection.needs() and settings.reference_url is None:
                 found[REFERENCE_URL] = stack.enter_context(server.running(settings.home))
-            self._commit = engine.sync(
+            synced = self._synced = engine.sync(
                 domain,
                 connection,
                 config=resolve_config(domain, connection, settings, found),
                 lake=Lake(settings.lake),
                 home=settings.home,
                 timeout=settings.sync_timeout,
-                progress=self._log_rows or (lambda stream, rows: None),
+                progress=self._report.progress,
+                say=self._report.say,
             )
-        commit = self._commit
+        self._report.end(synced)
         job = {
-            "jobId": commit.number,
+            "jobId": synced.commit.number,
             "status": "succeeded",
             "jobType": "sync",
             "connectionId": connection_id,
-            "startTime": commit.started_at,
-            "lastUpdatedAt": commit.ended_at,
-            "rowsSynced": commit.rows,
+            "startTime": synced.commit.started_at,
+            "lastUpdatedAt": synced.commit.ended_at,
+            "rowsSynced": synced.rows,
         }
         return AirbyteOutput(
             job_details=job, connection_details=self.get_connection_details(connection_id)
@@ -140,29 +143,45 @@ class EmbeddedWorkspace(AirbyteWorkspace):
     def sync_and_poll(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
         """The parent's, with the counts of the sync on each stream's materialisation."""
         client = self.get_client()
-        client._log_rows = lambda stream, rows: context.log.info(f"{stream}: {rows:,} rows so far")
+        client._report = SyncReport(context.log.info)
         # The parent asks get_client() for the client it uses.
         workspace = self.model_copy()
         object.__setattr__(workspace, "get_client", lambda: client)
         for result in AirbyteWorkspace.sync_and_poll(workspace, context):
-            yield _with_counts(result, client._commit)
+            yield _with_counts(result, client._synced)
 
 
-def _with_counts(result: Any, commit: Commit | None) -> Any:
-    if not isinstance(result, dg.MaterializeResult) or commit is None:
+def _with_counts(result: Any, synced: Synced | None) -> Any:
+    if not isinstance(result, dg.MaterializeResult) or synced is None:
         return result
-    key = result.asset_key
-    stream = commit.streams[key.path[-1]] if isinstance(key, dg.AssetKey) else None
-    if stream is None:
-        return result
+    assert isinstance(result.asset_key, dg.AssetKey)
+    stream = synced.stream(result.asset_key.path[-1])
     return result._replace(
         metadata={
             **(result.metadata or {}),
             "dagster/row_count": stream.rows,
             "objects": len(stream.objects),
-            "bytes": sum(item.size for item in stream.objects),
-            "commit": commit.number,
-            "sync_mode": stream.sync_mode,
+            "bytes": stream.bytes,
+            "sent bytes": stream.sent_bytes,
+            "seconds": round(synced.seconds, 1),
+            "rows per second": round(stream.rows / synced.seconds) if synced.seconds else 0,
+            "commit": synced.commit.number,
+            "sync_mode": stream.last.sync_mode,
+            **_drift_metadata(stream.drift),
         },
-        data_version=dg.DataVersion(stream.version),
+        data_version=dg.DataVersion(stream.last.version),
     )
+
+
+def _drift_metadata(drift: Drift) -> dict[str, Any]:
+    """In what the records were other than declared; nothing if they were not."""
+    found: dict[str, Any] = {}
+    if drift.undeclared:
+        more = f" and {drift.undeclared_more:,} more" if drift.undeclared_more else ""
+        found["undeclared fields"] = ", ".join(drift.undeclared) + more
+    if drift.absent:
+        found["absent columns"] = ", ".join(drift.absent)
+    if drift.refused:
+        found["refused rows"] = drift.refused
+        found["refused values"] = drift.refused_values
+    return found

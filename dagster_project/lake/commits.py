@@ -1,7 +1,8 @@
-"""Which objects of a connection are data: a log of commits, one a sync that ended whole.
+"""Which objects of a connection are data: a log of commits.
 
 A sync writes its objects first and its commit last, under the next number, which only one writer
-can create. Objects that no commit names (a sync was stopped) are never data.
+can create. Objects that no commit names (a sync was stopped) are never data. A sync that may be
+resumed in the middle commits what it has so far as a checkpoint; its last commit is complete.
 """
 
 from __future__ import annotations
@@ -25,8 +26,23 @@ class LakeObject(BaseModel):
     size: int
 
 
+class Drift(BaseModel):
+    """In what the records of a stream were other than declared."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: Fields that records had and the declaration has not: the first names, and how many more.
+    undeclared: list[str] = []
+    undeclared_more: int = 0
+    #: Declared columns that no record of a full refresh had.
+    absent: list[str] = []
+    #: Records with at least one value that is not of its column's type; such values by column.
+    refused: int = 0
+    refused_values: dict[str, int] = {}
+
+
 class StreamCommit(BaseModel):
-    """What one sync brought of one stream."""
+    """What one commit brought of one stream."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,10 +53,13 @@ class StreamCommit(BaseModel):
     generation: int
     #: The same for two syncs that brought the same: a digest of the records and what came before.
     version: str
+    #: Bytes of the records as the connector sent them.
+    sent_bytes: int = 0
+    drift: Drift = Drift()
 
 
 class Commit(BaseModel):
-    """A sync that ended whole."""
+    """A sync that ended whole, or a checkpoint of one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,13 +68,23 @@ class Commit(BaseModel):
     connector: str
     started_at: str
     ended_at: str
+    #: By the name of the stream's table; a checkpoint has only the one that it is of.
     streams: Mapping[str, StreamCommit]
-    #: The Airbyte state message of each stream that has one, after this sync.
+    #: The Airbyte state message of each stream that has one, after this commit: as an object, or
+    #: as JSON text if numbers would lose digits.
     state: Mapping[str, Any]
+    #: Whether the sync ended with it.
+    complete: bool = True
+    #: The version of every stream in the lake after this commit, as far as it is not in `streams`.
+    versions: Mapping[str, str] = {}
 
     @property
     def rows(self) -> int:
         return sum(stream.rows for stream in self.streams.values())
+
+    def all_versions(self) -> dict[str, str]:
+        """The version of every stream that the lake holds, after this commit."""
+        return {**self.versions, **{name: each.version for name, each in self.streams.items()}}
 
 
 class CommitLog:

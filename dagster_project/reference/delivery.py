@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import ObjectStore
-
-from dagster_project.failures import LakeError, SourceError
+from dagster_project.failures import SourceError
 from dagster_project.identity import Feed
+from dagster_project.lake.store import Lake
 from dagster_project.reference import data
 
 FEED = Feed("flights", "flights")
@@ -77,7 +74,7 @@ def daily_files(folder: Path) -> dict[date, bytes]:
 
 
 def deliver(
-    store: ObjectStore,
+    lake: Lake,
     folder: Path,
     days: Iterable[date] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -100,37 +97,21 @@ def deliver(
         files = {day: files[day] for day in wanted}
 
     counts = {"new": 0, "replaced": 0, "unchanged": 0}
-    try:
-        sizes = {
-            meta["path"]: meta["size"]
-            for batch in obstore.list(store, prefix=FEED.prefix)
-            for meta in batch
-        }
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            outcomes = pool.map(
-                lambda item: _drop(store, object_path(item[0]), item[1], sizes), files.items()
-            )
-            for done, outcome in enumerate(outcomes, start=1):
-                counts[outcome] += 1
-                if progress:
-                    progress(done, len(files))
-    except (BaseError, OSError) as error:
-        raise LakeError(
-            f"the files of flights could not be delivered to {FEED.prefix} in the lake: {error}"
-        ) from error
+    sizes = {item.key: item.size for item in lake.list(FEED.prefix)}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        outcomes = pool.map(
+            lambda item: _drop(lake, object_path(item[0]), item[1], sizes), files.items()
+        )
+        for done, outcome in enumerate(outcomes, start=1):
+            counts[outcome] += 1
+            if progress:
+                progress(done, len(files))
     return Delivery(**counts)
 
 
-def _drop(store: ObjectStore, path: str, content: bytes, sizes: dict[str, int]) -> str:
+def _drop(lake: Lake, path: str, content: bytes, sizes: dict[str, int]) -> str:
     known = path in sizes
-    if known and sizes[path] == len(content) and _content(store, path) == content:
+    if known and sizes[path] == len(content) and lake.read(path) == content:
         return "unchanged"
-    obstore.put(store, path, content)
+    lake.replace(path, content)
     return "replaced" if known else "new"
-
-
-def _content(store: ObjectStore, path: str) -> bytes | None:
-    try:
-        return bytes(obstore.get(store, path).bytes())
-    except NotFoundError:
-        return None

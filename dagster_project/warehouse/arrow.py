@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
-from dagster_project.warehouse.connection import failure
+from dagster_project.warehouse.connection import CONNECT_TIMEOUT, failure
 
 if TYPE_CHECKING:
     import adbc_driver_manager
@@ -43,6 +44,14 @@ class ArrowSession:
             columns = [column.to_pylist() for column in reader.read_all().columns]
             return list(zip(*columns, strict=True))
 
+    def change(self, sql: str) -> int:
+        """Execute one statement that writes; the number of rows that it wrote."""
+        import adbc_driver_manager
+
+        with adbc_driver_manager.AdbcStatement(self._connection) as statement:
+            statement.set_sql_query(sql)
+            return int(statement.execute_update())
+
     def count(self, sql: str) -> int:
         """The one number that the statement gives."""
         return int(self.run(sql)[0][0])
@@ -67,6 +76,15 @@ class ArrowSession:
         self._connection.commit()
 
 
+def _with_timeout(url: str) -> str:
+    """The URL with a limit on how long connecting may take, unless it has one."""
+    parts = urlsplit(url)
+    if "connect_timeout" in parts.query:
+        return url
+    query = "&".join(filter(None, [parts.query, f"connect_timeout={CONNECT_TIMEOUT}"]))
+    return urlunsplit(parts._replace(query=query))
+
+
 @contextmanager
 def connect_arrow(url: str, doing: str) -> Iterator[ArrowSession]:
     """A session in a transaction, which is rolled back unless it was committed.
@@ -78,7 +96,7 @@ def connect_arrow(url: str, doing: str) -> Iterator[ArrowSession]:
 
     try:
         with ExitStack() as stack:
-            database = stack.enter_context(adbc_driver_postgresql.connect(url))
+            database = stack.enter_context(adbc_driver_postgresql.connect(_with_timeout(url)))
             connection = stack.enter_context(adbc_driver_manager.AdbcConnection(database))
             connection.set_autocommit(False)
             yield ArrowSession(connection)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 #: PostgreSQL's error classes that can pass by themselves: connection, resources, shutdown,
 #: deadlock.
 _TRANSIENT = ("08", "53", "57P", "40")
+#: Seconds that connecting may take.
+CONNECT_TIMEOUT = 10
+#: What a server that can be reached says to whom it does not know.
+_REFUSED = re.compile(r"authentication failed|does not exist|no pg_hba|no password supplied", re.I)
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
 
 
@@ -40,7 +44,7 @@ def failure(url: str, doing: str, error: Exception) -> WarehouseError:
             f"again; nothing was half-loaded. ({text})"
         )
     unreachable = not state and re.search(r"connect|closed|terminat|timeout|SSL", text, re.I)
-    if unreachable or state.startswith(_TRANSIENT):
+    if (unreachable and not _REFUSED.search(text)) or state.startswith(_TRANSIENT):
         return TransientWarehouseError(
             f"{doing}: the warehouse at {place(url)} does not answer or is out of connections. "
             f"Look whether it runs (`mesh status`) and run again. ({text})"
@@ -57,7 +61,7 @@ def connect(url: str, doing: str, **options: Any) -> Iterator[psycopg.Connection
     import psycopg
 
     try:
-        with psycopg.connect(url, connect_timeout=10, **options) as connection:
+        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, **options) as connection:
             yield connection
     except psycopg.Error as error:
         raise failure(url, doing, error) from error

@@ -97,6 +97,8 @@ class Load:
     rows: int
     version: str
     new_columns: tuple[str, ...] = ()
+    #: Columns whose type became a wider one.
+    widened: tuple[str, ...] = ()
     partitions: tuple[PartitionState, ...] = ()
 
     @property

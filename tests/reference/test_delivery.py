@@ -6,21 +6,14 @@ from pathlib import Path
 
 import obstore
 import pytest
-from obstore.store import LocalStore, from_url
 
 from dagster_project.failures import LakeError, SourceError
+from dagster_project.lake.store import Lake
 from dagster_project.reference import data
 from dagster_project.reference.delivery import Delivery, daily_files, deliver, object_path
 
 NEW_YEAR = date(2013, 1, 1)
 PREFIX = "landing/flights/flights"
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> LocalStore:
-    store = from_url((tmp_path / "lake").as_uri(), mkdir=True)
-    assert isinstance(store, LocalStore)
-    return store
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +22,16 @@ def flights(reference_data: Path) -> bytes:
         return archive.read("flights.csv")
 
 
-def written(lake: LocalStore) -> dict[str, bytes]:
+def written(lake: Lake) -> dict[str, bytes]:
     return {
-        meta["path"]: bytes(obstore.get(lake, meta["path"]).bytes())
-        for batch in obstore.list(lake)
+        meta["path"]: bytes(obstore.get(lake.store, meta["path"]).bytes())
+        for batch in obstore.list(lake.store)
         for meta in batch
     }
 
 
-def modified(lake: LocalStore) -> dict[str, object]:
-    return {m["path"]: m["last_modified"] for batch in obstore.list(lake) for m in batch}
+def modified(lake: Lake) -> dict[str, object]:
+    return {m["path"]: m["last_modified"] for batch in obstore.list(lake.store) for m in batch}
 
 
 def package(folder: Path, content: bytes) -> Path:
@@ -49,7 +42,7 @@ def package(folder: Path, content: bytes) -> Path:
 
 
 def test_the_year_is_one_file_a_day_with_every_row_as_in_the_source(
-    lake: LocalStore, reference_data: Path, flights: bytes
+    lake: Lake, reference_data: Path, flights: bytes
 ) -> None:
     steps: list[tuple[int, int]] = []
     delivery = deliver(lake, reference_data, progress=lambda *step: steps.append(step))
@@ -70,7 +63,7 @@ def test_the_year_is_one_file_a_day_with_every_row_as_in_the_source(
     assert sorted(dropped) == sorted(rows)
 
 
-def test_delivering_again_writes_nothing(lake: LocalStore, reference_data: Path) -> None:
+def test_delivering_again_writes_nothing(lake: Lake, reference_data: Path) -> None:
     deliver(lake, reference_data)
     before = modified(lake)
     assert deliver(lake, reference_data) == Delivery(new=0, replaced=0, unchanged=365)
@@ -79,24 +72,24 @@ def test_delivering_again_writes_nothing(lake: LocalStore, reference_data: Path)
 
 @pytest.mark.parametrize("of_the_same_size", [True, False])
 def test_a_changed_file_is_replaced(
-    lake: LocalStore, reference_data: Path, of_the_same_size: bool
+    lake: Lake, reference_data: Path, of_the_same_size: bool
 ) -> None:
     days = [NEW_YEAR, date(2013, 1, 2)]
     deliver(lake, reference_data, days)
     right = written(lake)[object_path(NEW_YEAR)]
     wrong = right.replace(b"UA", b"XX") if of_the_same_size else right + b"2013"
-    obstore.put(lake, object_path(NEW_YEAR), wrong)
+    obstore.put(lake.store, object_path(NEW_YEAR), wrong)
     assert deliver(lake, reference_data, days) == Delivery(new=0, replaced=1, unchanged=1)
     assert written(lake)[object_path(NEW_YEAR)] == right
 
 
-def test_only_the_days_asked_for_are_delivered(lake: LocalStore, reference_data: Path) -> None:
+def test_only_the_days_asked_for_are_delivered(lake: Lake, reference_data: Path) -> None:
     assert deliver(lake, reference_data, [date(2013, 12, 31)]).new == 1
     assert list(written(lake)) == [f"{PREFIX}/flights_2013-12-31.csv"]
     assert deliver(lake, reference_data, []) == Delivery(0, 0, 0)
 
 
-def test_a_day_without_flights_is_an_error(lake: LocalStore, reference_data: Path) -> None:
+def test_a_day_without_flights_is_an_error(lake: Lake, reference_data: Path) -> None:
     with pytest.raises(SourceError, match=r"2014-01-01.*2013-01-01 to 2013-12-31"):
         deliver(lake, reference_data, [NEW_YEAR, date(2014, 1, 1)])
     assert not written(lake)
@@ -135,8 +128,10 @@ def test_a_broken_archive_is_named(tmp_path: Path) -> None:
         daily_files(tmp_path)
 
 
-def test_a_lake_that_refuses_is_a_lake_error(tmp_path: Path, reference_data: Path) -> None:
-    store = from_url((tmp_path / "lake").as_uri(), mkdir=True)
+def test_a_lake_that_refuses_is_a_lake_error(
+    lake: Lake, tmp_path: Path, reference_data: Path
+) -> None:
+    (tmp_path / "lake").mkdir()
     (tmp_path / "lake" / "landing").write_text("a file where a folder belongs")
     with pytest.raises(LakeError, match="landing/flights/flights"):
-        deliver(store, reference_data, [NEW_YEAR])
+        deliver(lake, reference_data, [NEW_YEAR])

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_project.identity import Table
-from dagster_project.warehouse.loader import Column, Mode, Piece, Plan, Target, load
+from dagster_project.warehouse.loader import load
+from dagster_project.warehouse.staging import Piece, Plan
+from dagster_project.warehouse.target import Column, Mode, Target
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
@@ -110,7 +112,8 @@ def test_deduplication_is_as_the_model_says(
     model = Model()
     version = ""
     for position, pieces in enumerate(loads, start=1):
-        plan = Plan(SCHEMA, [piece_of(i, rows) for i, rows in enumerate(pieces)], position)
+        staged = [piece_of(i, rows) for i, rows in enumerate(pieces)]
+        plan = Plan(SCHEMA, staged, position, content=f"load {position}")
         done = load(warehouse_url, target, lambda state, _, plan=plan: plan, run_id="r")
         expected = model.load(pieces)
         assert {name: getattr(done, name) for name in expected} == expected

@@ -1,8 +1,8 @@
 select
     faa as airport_code,
     name as airport_name,
-    lat as latitude,
-    lon as longitude,
+    lat::double precision as latitude,
+    lon::double precision as longitude,
     alt::integer as altitude_feet,
     tz::integer as utc_offset_hours,
     dst as dst_rule,

@@ -3,13 +3,13 @@ select
     time_hour as observed_at,
     make_date(year::integer, month::integer, day::integer) as observed_on,
     hour::integer as observed_hour,
-    temp as temperature_f,
-    dewp as dew_point_f,
-    humid as humidity_percent,
-    wind_dir as wind_direction_degrees,
-    wind_speed as reported_wind_speed_mph,
-    wind_gust as wind_gust_mph,
-    precip as precipitation_inches,
-    pressure as pressure_millibars,
-    visib as visibility_miles
+    temp::double precision as temperature_f,
+    dewp::double precision as dew_point_f,
+    humid::double precision as humidity_percent,
+    wind_dir::double precision as wind_direction_degrees,
+    wind_speed::double precision as reported_wind_speed_mph,
+    wind_gust::double precision as wind_gust_mph,
+    precip::double precision as precipitation_inches,
+    pressure::double precision as pressure_millibars,
+    visib::double precision as visibility_miles
 from {{ source('weather_raw', 'weather') }}

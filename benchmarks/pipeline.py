@@ -1,0 +1,225 @@
+"""The whole `mesh run`, cold and warm, against its parts run by hand, and where its time goes.
+
+By hand: each connector once, its output thrown away; one COPY of a CSV file a raw table, into a
+table without indexes; one `dbt build` of the whole project with its tests. Nobody checks there what
+the platform checks, keeps the files, or can run it again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg import sql
+from rich.console import Console
+
+from benchmarks.measure import Measured, cpu_seconds, measured, server_cpu
+from benchmarks.results import Benchmark
+from dagster_project.cli.services import services
+from dagster_project.domain import domain_names
+from dagster_project.identity import RAW_SUFFIX
+from dagster_project.ingestion.declaration import (
+    REFERENCE_URL,
+    Connection,
+    read_connections,
+    resolve_config,
+)
+from dagster_project.ingestion.process import connector_command, manifest_arguments
+from dagster_project.reference import server
+from dagster_project.settings import DBT_PROJECT_DIR, Settings
+from dagster_project.transformation.project import dbt_environment, dbt_executable
+from dagster_project.warehouse.embedded import MESH, WAREHOUSE, EmbeddedPostgres
+
+#: What a step does, by how its name begins.
+STEPS = {
+    "airbyte_": "connectors",
+    "load_": "loads into the warehouse",
+    "incremental_": "dbt, by the day",
+    "transform_": "dbt",
+    "expect_": "expectations",
+}
+
+
+def mesh(home: Path, command: str) -> None:
+    """A command, as a user runs it."""
+    environment = {**os.environ, "MESH_HOME": str(home)}
+    program = Path(sys.executable).parent / "mesh"
+    subprocess.run([program, command], env=environment, stdout=subprocess.DEVNULL, check=True)
+
+
+def steps(home: Path) -> dict[str, float]:
+    """Seconds of all finished steps, by what they do; steps side by side count in full."""
+    import dagster as dg
+
+    with services(Settings(home=home)), dg.DagsterInstance.get() as instance:
+        spent: Counter[str] = Counter()
+        for run in instance.get_runs():
+            for step in instance.get_run_step_stats(run.run_id):
+                kind = next((k for b, k in STEPS.items() if step.step_key.startswith(b)), "other")
+                if step.start_time and step.end_time:
+                    spent[kind] += step.end_time - step.start_time
+        return dict(spent)
+
+
+def read_all(home: Path, url: str, folder: Path) -> None:
+    """Every connector once, its output thrown away."""
+    settings = Settings(home=home)
+    for domain in domain_names():
+        for connection in read_connections(domain):
+            config = resolve_config(domain, connection, settings, {REFERENCE_URL: url})
+            _read(domain, connection, config, home, folder)
+
+
+def _read(domain: str, connection: Connection, config: Any, home: Path, folder: Path) -> None:
+    arguments = []
+    for name, value in (("config", config), ("catalog", connection.catalog())):
+        path = folder / f"{name}.json"
+        path.write_bytes(orjson.dumps(value))
+        arguments += [f"--{name}", str(path)]
+    program = connector_command(domain, connection, home)
+    subprocess.run(
+        [*program, "read", *arguments, *manifest_arguments(domain, connection)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def raw_tables(session: psycopg.Connection[Any]) -> list[tuple[str, str]]:
+    """The raw tables that the run loaded."""
+    rows = session.execute(
+        "SELECT table_schema, table_name FROM information_schema.tables "
+        "WHERE table_schema LIKE %s AND table_name NOT LIKE %s",
+        (f"%\\{RAW_SUFFIX}", "%\\_\\_rejects"),
+    )
+    return [(schema, name) for schema, name in rows]
+
+
+def dump(url: str, folder: Path) -> None:
+    """Each raw table as a CSV file, for the COPY by hand."""
+    with psycopg.connect(url) as session, session.cursor() as cursor:
+        for schema, name in raw_tables(session):
+            statement = sql.SQL("COPY {} TO STDOUT (FORMAT csv)").format(
+                sql.Identifier(schema, name)
+            )
+            with (
+                cursor.copy(statement) as rows,
+                (folder / f"{schema}.{name}.csv").open("wb") as file,
+            ):
+                for block in rows:
+                    file.write(block)
+
+
+def copy_all(url: str, folder: Path) -> None:
+    """COPY of every raw table's file into a table of the same columns."""
+    with psycopg.connect(url) as session, session.cursor() as cursor:
+        for schema, name in raw_tables(session):
+            made = sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {})").format(
+                sql.Identifier(f"copy_{schema}_{name}"), sql.Identifier(schema, name)
+            )
+            cursor.execute(made)
+            statement = sql.SQL("COPY {} FROM STDIN (FORMAT csv)").format(
+                sql.Identifier(f"copy_{schema}_{name}")
+            )
+            with (
+                cursor.copy(statement) as rows,
+                (folder / f"{schema}.{name}.csv").open("rb") as file,
+            ):
+                while block := file.read(1 << 20):
+                    rows.write(block)
+
+
+def dbt_build(home: Path, url: str, folder: Path) -> None:
+    """The whole project, every model anew, with its tests."""
+    environment = {
+        **os.environ,
+        "MESH_HOME": str(home),
+        **dbt_environment(url),
+        "DBT_TARGET_PATH": str(folder / "target"),
+        "DBT_LOG_PATH": str(folder / "target"),
+    }
+    subprocess.run(
+        [str(dbt_executable()), "--quiet", "build", "--full-refresh"],
+        cwd=DBT_PROJECT_DIR,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        check=False,  # a warning test's failure is not its end
+    )
+
+
+class _Stopwatch:
+    """Wall and processor seconds of pieces of work, a server's share included."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def __call__(self, work: Callable[..., Any], *arguments: Any) -> Measured:
+        pid = EmbeddedPostgres(self._home).status().pid
+        assert pid
+        before = server_cpu(pid)
+        done = measured(work, *arguments)
+        cpu = done.cpu + server_cpu(pid) - before
+        return Measured(done.wall, cpu, done.memory, done.children_memory)
+
+
+def _command(work: Callable[[], None]) -> tuple[float, float]:
+    """Wall and processor seconds of a command that starts and stops all that it needs."""
+    began, used = time.perf_counter(), cpu_seconds()
+    work()
+    return time.perf_counter() - began, cpu_seconds() - used
+
+
+def run(console: Console) -> Benchmark:
+    """Measure."""
+    result = Benchmark("pipeline", "The whole `mesh run` against its parts run by hand")
+    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as name:
+        folder = Path(name)
+        home = folder / "home"
+        console.print("the connectors' environments …", style="dim")
+        mesh(home, "install")
+        console.print("a first run …", style="dim")
+        cold, cold_cpu = _command(lambda: mesh(home, "run"))
+        spent = steps(home)
+        console.print("the same again …", style="dim")
+        warm, _ = _command(lambda: mesh(home, "run"))
+        console.print("its parts by hand …", style="dim")
+        parts = _by_hand(home, folder)
+    total = sum(part.wall for part in parts.values())
+    cpu = sum(part.cpu for part in parts.values())
+    for what, part in parts.items():
+        result.add(f"by hand: {what}", f"{part.wall:.1f} s, {part.cpu:.1f} s of processor time")
+    result.add("by hand, one after the other", f"{total:.1f} s, {cpu:.1f} s of processor time")
+    result.add(
+        "`mesh run`, the first", f"{cold:.1f} s, {cold_cpu:.1f} s of processor time", cold / total
+    )
+    result.add("`mesh run` again, nothing new", f"{warm:.1f} s", warm / total)
+    for kind, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        result.add(f"steps of the first: {kind}", f"{seconds:.1f} s")
+    result.notes.append(
+        "Steps run two at a time, and wait for each other's processor: their seconds add up to "
+        "more than the run's. The processor time of the commands has the server's in it."
+    )
+    return result
+
+
+def _by_hand(home: Path, folder: Path) -> dict[str, Measured]:
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(EmbeddedPostgres(home).lease())
+        reference = stack.enter_context(server.running(home))
+        url, watch = endpoint.url(MESH, WAREHOUSE), _Stopwatch(home)
+        dump(url, folder)
+        return {
+            "connectors": watch(read_all, home, reference, folder),
+            "COPY": watch(copy_all, url, folder),
+            "dbt build": watch(dbt_build, home, url, folder),
+        }

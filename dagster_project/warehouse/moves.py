@@ -1,0 +1,227 @@
+"""From the temporary table into the target: a statement or two for each mode."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from dagster_project.failures import SourceError
+from dagster_project.identity import quoted
+from dagster_project.warehouse.arrow import ArrowSession
+from dagster_project.warehouse.ledger import Load, PartitionState, TableState
+from dagster_project.warehouse.staging import (
+    PIECE,
+    PIECES,
+    STAGE,
+    Piece,
+    Plan,
+    Staged,
+    is_cast,
+)
+from dagster_project.warehouse.target import VOLATILE, Column, Mode, Target
+
+PLACE = "_mesh_place"
+
+
+def nothing(state: TableState) -> Load:
+    """The load that found nothing to do."""
+    return Load(0, 0, 0, 0, 0, 0, 0, rows=state.rows, version=state.version)
+
+
+def version_after(target: Target, plan: Plan, state: TableState) -> str:
+    """The table's version if what the plan brings changes it.
+
+    The same for the same content: of an overwritten table whatever it held before, of the others
+    together with what it held before.
+    """
+    before = "" if target.mode is Mode.OVERWRITE else state.version
+    shape = ", ".join(f"{column.name} {column.type}" for column in target.columns)
+    return _digest(before, shape, plan.content)
+
+
+def move(
+    session: ArrowSession,
+    target: Target,
+    plan: Plan,
+    state: TableState,
+    staged: Staged,
+    rejected: int,
+) -> Load:
+    """Have the target hold what was staged and not rejected, as its mode says."""
+    match target.mode:
+        case Mode.OVERWRITE:
+            return _overwrite(session, target, plan, state)
+        case Mode.APPEND:
+            return _append(session, target, plan, state)
+        case Mode.APPEND_DEDUP:
+            return _merge(session, target, plan, state, staged.received - rejected)
+        case Mode.REPLACE_PARTITIONS:
+            return _replace_partitions(session, target, plan, state, staged)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+def _names(columns: Iterable[str], prefix: str = "") -> str:
+    return ", ".join(prefix + quoted(name) for name in columns)
+
+
+def _columns(target: Target) -> str:
+    return _names(column.name for column in target.columns)
+
+
+def _value(plan: Plan, column: Column) -> str:
+    """A staged column as its target's type."""
+    staged = f"s.{quoted(column.name)}"
+    if is_cast(plan, column.type, column.name):
+        staged += f"::{column.type}"
+    default = plan.defaults.get(column.name)
+    return f"coalesce({staged}, {default})" if default else staged
+
+
+def _typed(target: Target, plan: Plan) -> str:
+    """The staged columns, each as its target's type."""
+    return ", ".join(f"{_value(plan, c)} AS {quoted(c.name)}" for c in target.columns)
+
+
+def _insert_all(session: ArrowSession, target: Target, plan: Plan) -> int:
+    return session.change(
+        f"INSERT INTO {target.table.relation} ({_columns(target)}) "
+        f"SELECT {_typed(target, plan)} FROM {STAGE} s"
+    )
+
+
+def _overwrite(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
+    # Not TRUNCATE, which would show readers an empty table.
+    removed = session.change(f"DELETE FROM {target.table.relation}")
+    new = _insert_all(session, target, plan)
+    version = version_after(target, plan, state)
+    return replace(nothing(state), new=new, removed=removed, rows=new, version=version)
+
+
+def _append(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
+    new = _insert_all(session, target, plan)
+    version = version_after(target, plan, state) if new else state.version
+    return replace(nothing(state), new=new, rows=state.rows + new, version=version)
+
+
+def _merge(
+    session: ArrowSession, target: Target, plan: Plan, state: TableState, staged: int
+) -> Load:
+    """By primary key; updated only if newer by cursor, then by extraction time, and different."""
+    columns = [c.name for c in target.columns]
+    others = [c for c in columns if c not in target.primary_key]
+    age = [c for c in (target.cursor, "_airbyte_extracted_at") if c in columns]
+    key = _names(target.primary_key)
+    newest = "".join(f"{quoted(name)} DESC NULLS LAST, " for name in age)
+    insert = (
+        f"INSERT INTO {target.table.relation} AS t ({_columns(target)}) "
+        f"SELECT DISTINCT ON ({key}) {_columns(target)} FROM ("
+        f"SELECT {_typed(target, plan)}, s.ctid AS {PLACE} FROM {STAGE} s) AS typed "
+        # Of rows that are equally new, the one that came last.
+        f"ORDER BY {key}, {newest}{PLACE} DESC"
+    )
+    some = f"SELECT 1 FROM {target.table.relation} LIMIT 1"
+    if session.count(f"SELECT count(*) FROM ({some}) AS first"):
+        stable = [c for c in others if c not in VOLATILE]
+        differs = (
+            f"({_names(stable, 'excluded.')}) IS DISTINCT FROM ({_names(stable, 't.')})"
+            if stable
+            else "false"
+        )
+        values = ", ".join(f"{quoted(c)} = excluded.{quoted(c)}" for c in others)
+        conflict = (
+            f"UPDATE SET {values} WHERE {_is_newer(age)} AND {differs}" if others else "NOTHING"
+        )
+        new, changed = session.run(
+            f"WITH done AS ({insert} ON CONFLICT ({key}) DO {conflict} "
+            "RETURNING t.xmax = 0 AS is_new) "
+            "SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM done"
+        )[0]
+    else:
+        new, changed = session.change(insert), 0
+    return replace(
+        nothing(state),
+        new=new,
+        changed=changed,
+        duplicates=staged - new - changed,
+        rows=state.rows + new,
+        version=version_after(target, plan, state) if new or changed else state.version,
+    )
+
+
+def _is_newer(age: Sequence[str]) -> str:
+    """Whether `excluded` is at least as new as `t`, column by column; null is older than all."""
+    if not age:
+        return "true"
+    first, rest = quoted(age[0]), _is_newer(age[1:])
+    return (
+        f"(excluded.{first} > t.{first} "
+        f"OR (t.{first} IS NULL AND excluded.{first} IS NOT NULL) "
+        f"OR (excluded.{first} IS NOT DISTINCT FROM t.{first} AND {rest}))"
+    )
+
+
+def _all_refused(session: ArrowSession, target: Target, piece: Piece, rows: int) -> SourceError:
+    reasons = session.run(
+        f"SELECT reason FROM {target.table.rejects.relation} WHERE object = $1 "
+        "GROUP BY reason ORDER BY count(*) DESC LIMIT 3",
+        (piece.key,),
+    )
+    return SourceError(
+        f"{piece.key}: none of its {rows:,} rows can be loaded "
+        f"({' / '.join(reason for (reason,) in reasons)}), so it is another kind of file than is "
+        "declared. Nothing of this load was kept; mend the file or the declaration"
+    )
+
+
+def _replace_partitions(
+    session: ArrowSession, target: Target, plan: Plan, state: TableState, staged: Staged
+) -> Load:
+    """Raises SourceError if no row of a piece that has some can be loaded."""
+    assert target.partition
+    own = _names(c.name for c in target.own_columns)
+    removed = session.change(
+        f"DELETE FROM {target.table.relation} WHERE {quoted(target.partition)} IN "
+        f"(SELECT partition::date FROM {PIECES})"
+    )
+    distinct = ""
+    if target.primary_key:
+        # Of rows with the same key, the one that came last.
+        of_key = [c for c in target.columns if c.name in target.primary_key]
+        key = ", ".join([PIECE, *(_value(plan, column) for column in of_key)])
+        distinct = (
+            f"DELETE FROM {STAGE} s USING (SELECT ctid AS {PLACE}, row_number() OVER ("
+            f"PARTITION BY {key} ORDER BY ctid DESC) AS place FROM {STAGE} s) AS ranked "
+            f"WHERE s.ctid = ranked.{PLACE} AND ranked.place > 1"
+        )
+    duplicates = session.change(distinct) if distinct else 0
+    counts = {
+        int(piece): int(rows)
+        for piece, rows in session.run(
+            f"WITH done AS (INSERT INTO {target.table.relation} ({own}, {_columns(target)}) "
+            f"SELECT p.key, now(), p.partition::date, {_typed(target, plan)} "
+            f"FROM {STAGE} s JOIN {PIECES} p ON p.piece = s.{PIECE} RETURNING _object) "
+            f"SELECT p.piece, count(done._object) FROM {PIECES} p "
+            "LEFT JOIN done ON done._object = p.key GROUP BY p.piece"
+        )
+    }
+    for i, piece in enumerate(plan.pieces):
+        if staged.by_piece[i] and not counts[i]:
+            raise _all_refused(session, target, piece, staged.by_piece[i])
+    partitions = tuple(
+        PartitionState(piece.partition, piece.digest, counts[i], piece.key, piece.object_version)
+        for i, piece in enumerate(plan.pieces)
+    )
+    new = sum(counts.values())
+    return replace(
+        nothing(state),
+        new=new,
+        duplicates=duplicates,
+        removed=removed,
+        rows=state.rows + new - removed,
+        version=_digest(state.version, *(f"{p.partition}={p.version}" for p in partitions)),
+        partitions=partitions,
+    )

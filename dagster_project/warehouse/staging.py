@@ -1,0 +1,183 @@
+"""What comes in: Arrow batches into a temporary table, and rows that cannot be loaded put aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dagster_project.identity import quoted
+from dagster_project.warehouse.arrow import ArrowSession
+from dagster_project.warehouse.ledger import PartitionState
+from dagster_project.warehouse.target import Target
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: The temporary table of the rows; its columns are the plan's and the three below.
+STAGE = "mesh_stage"
+#: The temporary table of the pieces.
+PIECES = "mesh_pieces"
+PIECE = "_mesh_piece"
+#: Why the row cannot be loaded; null for a row that can.
+FAULT = "_mesh_fault"
+#: The row as it came, as the text of a JSON object, if it cannot be loaded.
+RECORD = "_mesh_record"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An object of the lake that is to be loaded."""
+
+    key: str
+    #: Its rows, with the plan's columns, and with FAULT and RECORD (text) if some are not to be
+    #: loaded.
+    batches: Callable[[], Iterable[pa.RecordBatch]]
+    #: For REPLACE_PARTITIONS: the partition, the version of the object and a digest of its content.
+    partition: str = ""
+    object_version: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a load is to bring: the pieces, and the position after them."""
+
+    schema: pa.Schema
+    pieces: Sequence[Piece]
+    position: int
+    #: How many rows the pieces hold, where that is known; asked for with OVERWRITE.
+    rows: int = 0
+    #: A digest of what the pieces hold together; not asked for with REPLACE_PARTITIONS.
+    content: str = ""
+    #: Columns that come as text although the target's are not, and surely are of its type.
+    surely: frozenset[str] = frozenset()
+    #: What a column holds where null is staged, in SQL: what most rows have need not be sent.
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    #: Partitions whose object was written anew with the content that the table holds already.
+    confirmed: Sequence[PartitionState] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """How many rows came, and how many of them are marked as not to be loaded."""
+
+    #: Of each piece.
+    by_piece: tuple[int, ...]
+    marked: int
+
+    @property
+    def received(self) -> int:
+        return sum(self.by_piece)
+
+
+def is_cast(plan: Plan, target_type: str, name: str) -> bool:
+    """Whether a column comes as text and has to become another type."""
+    import pyarrow as pa
+
+    return target_type != "text" and bool(pa.types.is_string(plan.schema.field(name).type))
+
+
+def stage(
+    session: ArrowSession, target: Target, plan: Plan, progress: Callable[[int], None]
+) -> Staged:
+    """Stream the pieces into the temporary table; a batch at a time is in memory."""
+    import pyarrow as pa
+
+    own = [(PIECE, pa.int32()), (FAULT, pa.string()), (RECORD, pa.string())]
+    schema = pa.schema([*plan.schema, *(pa.field(name, kind) for name, kind in own)])
+    received, marked = [0] * len(plan.pieces), 0
+    failed: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal marked
+        try:
+            for index, piece in enumerate(plan.pieces):
+                for batch in piece.batches():
+                    staged = _marked(batch, index, schema, target)
+                    yield staged
+                    received[index] += staged.num_rows
+                    marked += staged.num_rows - staged.column(FAULT).null_count
+                    progress(sum(received))
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    try:
+        session.ingest(STAGE, pa.RecordBatchReader.from_batches(schema, batches()))
+    except Exception as error:
+        if failed:
+            # The driver knows only that its input ended; this is why.
+            raise failed[0] from error
+        raise
+    pieces = pa.RecordBatch.from_pydict(
+        {
+            "piece": pa.array(range(len(plan.pieces)), pa.int32()),
+            "key": pa.array([piece.key for piece in plan.pieces], pa.string()),
+            "partition": pa.array([piece.partition for piece in plan.pieces], pa.string()),
+        }
+    )
+    session.ingest(PIECES, pa.RecordBatchReader.from_batches(pieces.schema, [pieces]))
+    return Staged(tuple(received), marked)
+
+
+def _marked(batch: pa.RecordBatch, index: int, schema: pa.Schema, target: Target) -> pa.RecordBatch:
+    """The batch as it is staged, with its piece, and with rows without a primary key marked."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = batch.num_rows
+    fault, record = (
+        batch.column(name) if name in batch.schema.names else pa.nulls(rows, pa.string())
+        for name in (FAULT, RECORD)
+    )
+    for name in target.primary_key:
+        column = batch.column(name)
+        if column.null_count:
+            reason = pa.scalar(f"{name}: null in the primary key")
+            fault = pc.if_else(pc.and_(column.is_null(), fault.is_null()), reason, fault)
+    columns = [batch.column(name) for name in schema.names[:-3]]
+    piece = pa.repeat(pa.scalar(index, pa.int32()), rows)
+    return pa.RecordBatch.from_arrays([*columns, piece, fault, record], schema=schema)
+
+
+def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_id: str) -> int:
+    """Move rows that cannot be loaded to the rejects table, found set-wise; how many."""
+    faults = []
+    for column in target.columns:
+        if column.name not in plan.surely and is_cast(plan, column.type, column.name):
+            staged = f"s.{quoted(column.name)}"
+            faults.append(
+                f"CASE WHEN NOT pg_input_is_valid({staged}, {_literal(column.type)}) "
+                f"THEN {_literal(f'{column.name}: not {column.type}')} END"
+            )
+    if not faults and not marked:
+        return 0
+    own = f"s.{FAULT}"
+    found = f"SELECT s.ctid AS place FROM {STAGE} s WHERE coalesce({', '.join([own, *faults])}) "
+    found += "IS NOT NULL"
+    if not marked and not session.count(f"SELECT count(*) FROM ({found} LIMIT 1) AS found"):
+        return 0
+    # An array, since a function takes no more than 100 arguments.
+    several = f"array_to_string(ARRAY[{', '.join(faults)}]::text[], '; ')"
+    reasons = f"coalesce({own}, {several})"
+    staged_row = " - ".join(["to_jsonb(s)", *(f"'{name}'" for name in (PIECE, FAULT, RECORD))])
+    rejects = target.table.rejects.relation
+    session.run(
+        f"CREATE TABLE IF NOT EXISTS {rejects} (rejected_at timestamptz NOT NULL DEFAULT now(), "
+        "run_id text NOT NULL, object text NOT NULL, reason text NOT NULL, record jsonb NOT NULL)"
+    )
+    moved = session.run(
+        f"WITH bad AS ({found}), gone AS (DELETE FROM {STAGE} s USING bad "
+        f"WHERE s.ctid = bad.place RETURNING s.*), kept AS ("
+        f"INSERT INTO {rejects} (run_id, object, reason, record) "
+        f"SELECT $1, p.key, {reasons}, coalesce(s.{RECORD}::jsonb, {staged_row}) "
+        f"FROM gone s JOIN {PIECES} p ON p.piece = s.{PIECE} RETURNING 1) "
+        "SELECT count(*) FROM kept",
+        (run_id,),
+    )
+    return int(moved[0][0])
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
