@@ -16,7 +16,7 @@ from benchmarks.measure import cpu_seconds
 from benchmarks.results import Benchmark
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAIRS = 7
+RUNS = 7
 
 BASE = "import dagster_dbt, dagster_airbyte"
 LOCATIONS = """
@@ -34,12 +34,12 @@ def taken(code: str) -> float:
     return cpu_seconds() - before
 
 
-def run(console: Console) -> Benchmark:
+def run(console: Console, runs: int) -> Benchmark:
     """Measure."""
-    console.print(f"{PAIRS} pairs …", style="dim")
+    console.print(f"{runs} pairs …", style="dim")
     for code in (BASE, LOCATIONS):  # compiled, parsed and in the cache
         taken(code)
-    pairs = [(taken(BASE), taken(LOCATIONS)) for _ in range(PAIRS)]
+    pairs = [(taken(BASE), taken(LOCATIONS)) for _ in range(runs)]
     base, locations = (statistics.median(column) for column in zip(*pairs, strict=True))
     result = Benchmark("loading", "Loading all code locations")
     result.add(

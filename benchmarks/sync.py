@@ -9,6 +9,8 @@ from __future__ import annotations
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,64 +58,90 @@ def alone(home: Path, folder: Path) -> None:
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
 
-def whole(home: Path, folder: Path, url: str) -> int:
-    """A sync into the lake and a load of its streams: the records that came."""
-    connection, lake = shop(), Lake((folder / "lake").as_uri())
-    synced = engine.sync(DOMAIN, connection, config=config(), lake=lake, home=home, timeout=3600)
-    for stream in connection.streams:
-        load_stream(DOMAIN, connection, stream, lake=lake, warehouse_url=url, run_id="benchmark")
+def bring(home: Path, folder: Path) -> int:
+    """A sync into the lake: the records that came."""
+    lake = Lake((folder / "lake").as_uri())
+    synced = engine.sync(DOMAIN, shop(), config=config(), lake=lake, home=home, timeout=3600)
     return synced.rows
 
 
-def run(console: Console) -> Benchmark:
+def load(folder: Path, url: str) -> None:
+    """A load of its streams."""
+    connection, lake = shop(), Lake((folder / "lake").as_uri())
+    for stream in connection.streams:
+        load_stream(DOMAIN, connection, stream, lake=lake, warehouse_url=url, run_id="benchmark")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round: the connector alone, and the steps of a run, each in a process of its own."""
+
+    alone: Measured
+    sync: Measured
+    load: Measured
+    #: Processor seconds of the PostgreSQL server.
+    server: float
+
+    @property
+    def cpu(self) -> float:
+        return self.sync.cpu + self.load.cpu
+
+
+def run(console: Console, runs: int) -> Benchmark:
     """Measure."""
     home = get_settings().home.absolute()
     program(home)
-    pairs: list[tuple[Measured, Measured, float]] = []
+    rounds = []
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as name:
-        for number in range(RUNS):
-            console.print(f"run {number + 1} of {RUNS} …", style="dim")
+        for number in range(runs):
+            console.print(f"run {number + 1} of {runs} …", style="dim")
             folder = Path(name) / str(number)
             folder.mkdir()
-            base = measured(alone, home, folder)
+            base, synced = measured(alone, home, folder), measured(bring, home, folder)
             with EmbeddedPostgres(folder / "home").lease() as endpoint:
                 server = EmbeddedPostgres(folder / "home").status().pid
                 assert server
                 before = server_cpu(server)
-                url = endpoint.url(MESH, WAREHOUSE)
-                pairs.append((base, measured(whole, home, folder, url), 0.0))
-                used = server_cpu(server) - before
-            pairs[-1] = (*pairs[-1][:2], used)
-    return _result(pairs)
+                loaded = measured(load, folder, endpoint.url(MESH, WAREHOUSE))
+                rounds.append(Round(base, synced, loaded, server_cpu(server) - before))
+    return _result(rounds)
 
 
-def _result(pairs: list[tuple[Measured, Measured, float]]) -> Benchmark:
-    rows = pairs[0][1].result
-    result = Benchmark(
-        "sync", f"{rows:,} records of source-faker, from the connector to the tables"
-    )
-    base = statistics.median(alone.cpu for alone, _, _ in pairs)
-    result.add("the connector alone, into nothing", f"{base:.1f} s of processor time")
+def _result(rounds: list[Round]) -> Benchmark:
+    def median(figure: Callable[[Round], float]) -> float:
+        return statistics.median(map(figure, rounds))
+
+    records = rounds[0].sync.result
+    result = Benchmark("sync", f"{records:,} records of source-faker, from connector to table")
     result.add(
-        "connector, lake and load",
-        f"{statistics.median(whole.cpu for _, whole, _ in pairs):.1f} s of processor time",
-        statistics.median(whole.cpu / alone.cpu for alone, whole, _ in pairs),
+        "the connector alone, into nothing",
+        f"{median(lambda r: r.alone.cpu):.1f} s of processor time",
+    )
+    result.add(
+        "the sync into the lake",
+        f"{median(lambda r: r.sync.cpu):.1f} s of processor time",
+        median(lambda r: r.sync.cpu / r.alone.cpu),
+    )
+    result.add(
+        "sync and load",
+        f"{median(lambda r: r.cpu):.1f} s of processor time",
+        median(lambda r: r.cpu / r.alone.cpu),
         1.15,
     )
     result.add(
-        "the same with the PostgreSQL server's share",
-        f"{statistics.median(whole.cpu + server for _, whole, server in pairs):.1f} s of "
-        "processor time",
-        statistics.median((whole.cpu + server) / alone.cpu for alone, whole, server in pairs),
+        "sync and load with the PostgreSQL server's share",
+        f"{median(lambda r: r.cpu + r.server):.1f} s of processor time",
+        median(lambda r: (r.cpu + r.server) / r.alone.cpu),
     )
     result.add(
-        "by the clock",
-        f"{statistics.median(whole.wall for _, whole, _ in pairs):.1f} s against "
-        f"{statistics.median(alone.wall for alone, _, _ in pairs):.1f} s",
-        statistics.median(whole.wall / alone.wall for alone, whole, _ in pairs),
+        "sync and load by the clock",
+        f"{median(lambda r: r.sync.wall + r.load.wall):.1f} s against "
+        f"{median(lambda r: r.alone.wall):.1f} s",
+        median(lambda r: (r.sync.wall + r.load.wall) / r.alone.wall),
     )
-    memory = max(whole.memory for _, whole, _ in pairs)
-    result.add(
-        "memory of the platform's process, against 250 MB", f"{memory:.0f} MB", memory / 250, 1
-    )
+    for what, memory in (
+        ("sync", max(r.sync.memory for r in rounds)),
+        ("load", max(r.load.memory for r in rounds)),
+    ):
+        result.add(f"memory of the {what}, against 250 MB", f"{memory:.0f} MB", memory / 250, 1)
     return result

@@ -210,7 +210,7 @@ def grow(url: str, folder: Path, total: int) -> Measured:
     return measured(bring, url, lake.url, "append_dedup")
 
 
-def run(console: Console) -> Benchmark:
+def run(console: Console, runs: int) -> Benchmark:
     """Measure."""
     result = Benchmark(
         "warehouse", f"Parquet into PostgreSQL, {ROWS:,} rows of ten columns, against COPY of CSV"
@@ -222,8 +222,8 @@ def run(console: Console) -> Benchmark:
             console.print("writing the objects …", style="dim")
             prepare(folder)
             seconds: dict[str, list[float]] = {}
-            for number in range(RUNS):
-                console.print(f"run {number + 1} of {RUNS} …", style="dim")
+            for number in range(runs):
+                console.print(f"run {number + 1} of {runs} …", style="dim")
                 for what, spent in _once(url, folder, (folder / "lake").as_uri()):
                     seconds.setdefault(what, []).append(spent)
             _rows(result, seconds)

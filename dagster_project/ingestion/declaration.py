@@ -35,7 +35,7 @@ COLUMNS = 1600 - len(AIRBYTE_COLUMNS) - 6
 def table_name(stream: str) -> str:
     """The table's name that follows from a stream's: in lower case, of letters, digits and `_`."""
     plain = unicodedata.normalize("NFKD", stream.casefold()).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^a-z0-9_]+", "_", plain).strip("_")
+    name = re.sub(r"[^a-z0-9_]+", "_", plain.lower()).strip("_")
     # A name of no Latin letter has nothing left.
     return fitting(name or f"stream_{hashlib.sha256(stream.encode()).hexdigest()[:8]}")
 

@@ -347,7 +347,7 @@ class _Sync:
         if datetime.now(UTC) > self.deadline:
             # From now on the sync may be taken for dead, and its objects be removed.
             raise SourceError(
-                f"it had brought everything, but not within {self._timeout:.0f} s. Raise "
+                f"it had brought everything, but not within {self._timeout:g} s. Raise "
                 "MESH_SYNC_TIMEOUT if that is how long it takes"
             )
         self.uncertain = True

@@ -17,6 +17,9 @@ import orjson
 #: Digits before and after the point that PostgreSQL's numeric, and so its jsonb, can have.
 NUMERIC_WHOLE, NUMERIC_FRACTION = 131_072, 16_383
 
+#: Levels of nesting that are kept of a record that is set aside; the fast writer takes some more.
+DEPTH = 200
+
 _SHAPE = bytes.maketrans(b"0123456789.E", b"00000000000e")
 #: A double holds 15 digits whatever they are; and every exponent of two digits.
 _LONG, _FAR = b"0" * 16, b"0e000"
@@ -105,19 +108,21 @@ def _fragment(value: Any) -> orjson.Fragment:
     return orjson.Fragment(value.text)
 
 
-def keepable(value: Any) -> Any:
+def keepable(value: Any, depth: int = 0) -> Any:
     """The value as jsonb can hold it, as near as can be.
 
     A NUL character, or half a surrogate pair, becomes the replacement character; NaN, and a number
-    of too many digits, becomes its text.
+    of too many digits, becomes its text; what is nested deeper than DEPTH is left out.
     """
     if isinstance(value, str):
         text = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, (Mapping, list)) and depth == DEPTH:
+        return "(nested too deeply)"
     if isinstance(value, Mapping):
-        return {keepable(key): keepable(item) for key, item in value.items()}
+        return {keepable(key): keepable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [keepable(item) for item in value]
+        return [keepable(item, depth + 1) for item in value]
     if isinstance(value, Number):
         try:
             value.value()

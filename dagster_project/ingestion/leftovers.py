@@ -95,20 +95,21 @@ class Markers:
 
         To be called under the connection's lock of this home.
         """
-        now = datetime.now(UTC)
+        dead_before = datetime.now(UTC) - MARGIN
         try:
-            for found in self.lake.list(self.prefix):
-                marker = self._read(found.key)
-                if marker and (marker.home == home or marker.deadline + MARGIN < now):
-                    self.clear(found.key.rsplit("/", 1)[-1].removesuffix(".json"), marker)
+            markers = list(self.lake.list(self.prefix))
         except LakeError as error:
-            say(f"what a stopped sync left in the lake could not be removed yet: {error}")
-
-    def _read(self, key: str) -> Marker | None:
-        try:
-            return Marker.model_validate(self.lake.read_json(key))
-        except ValidationError:
-            return None
+            say(f"what stopped syncs left in the lake could not be listed: {error}")
+            return
+        for found in markers:
+            try:
+                marker = Marker.model_validate(self.lake.read_json(found.key))
+                if marker.home == home or marker.deadline < dead_before:
+                    self.clear(found.key.rsplit("/", 1)[-1].removesuffix(".json"), marker)
+            except ValidationError:
+                say(f"{found.key} is not the marker of a sync: remove it")
+            except LakeError as error:
+                say(f"what a stopped sync left in the lake could not be removed yet: {error}")
 
 
 @contextmanager

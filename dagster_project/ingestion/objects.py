@@ -17,7 +17,7 @@ from dagster_project.lake.store import Lake
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows that an object may hold, and bytes of their records as they were sent.
+#: Rows with which an object is full, and bytes of their records as they were sent.
 OBJECT_ROWS, OBJECT_BYTES = 50_000, 32 * 2**20
 #: The same of the records that are held as Python's objects: few enough for the processor's cache.
 BATCH_ROWS, BATCH_BYTES = 256, 2**20

@@ -123,7 +123,7 @@ class ConnectorProcess:
 
     def _overdue(self, silent: float) -> str:
         return (
-            f"the connector still ran after {self._timeout:.0f} s and was stopped; it had said "
+            f"the connector still ran after {self._timeout:g} s and was stopped; it had said "
             f"nothing for the last {silent:.0f} s. Raise MESH_SYNC_TIMEOUT if that is how long it "
             "takes"
         )

@@ -36,6 +36,9 @@ from dagster_project.warehouse.target import Column, Mode, Target
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Rows that are in memory at once, twice over: as Arrow has them and as PostgreSQL takes them.
+BATCH_ROWS = 16_384
+
 AIRBYTE_COLUMNS = (
     Column(RAW_ID, "text", AIRBYTE_DESCRIPTIONS[RAW_ID]),
     Column(EXTRACTED_AT, "timestamptz", AIRBYTE_DESCRIPTIONS[EXTRACTED_AT]),
@@ -123,7 +126,7 @@ def _batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(pa.BufferReader(lake.read(item.key))).iter_batches(65_536):
+    for batch in pq.ParquetFile(pa.BufferReader(lake.read(item.key))).iter_batches(BATCH_ROWS):
         columns = []
         for field in schema:
             index = batch.schema.get_field_index(sources.get(field.name, field.name))

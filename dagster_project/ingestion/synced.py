@@ -37,7 +37,7 @@ class SyncProgress:
 
     def __str__(self) -> str:
         return (
-            f"{self.stream}: {self.rows:,} rows, {_megabytes(self.bytes)} "
+            f"{self.stream}: {self.rows:,} rows so far, {_megabytes(self.bytes)} "
             f"({_rates(self.all_rows, self.all_bytes, self.seconds)})"
         )
 

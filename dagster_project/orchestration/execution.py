@@ -31,7 +31,8 @@ PRELOADED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("transform_", "incremental_"), ("dbt.adapters.postgres", "dbt.cli.main", "psycopg")),
     (
         ("airbyte_", "load_"),
-        ("pyarrow.parquet", "pyarrow.csv", "adbc_driver_postgresql", "obstore.store"),
+        # pyarrow imports pandas when it makes its first array.
+        ("pandas", "pyarrow.parquet", "pyarrow.csv", "adbc_driver_postgresql", "obstore.store"),
     ),
 )
 #: Steps of this prefix run expectations.

@@ -54,6 +54,7 @@ SETTINGS = {
     "work_mem": "32MB",
     "maintenance_work_mem": "128MB",
     "max_wal_size": "2GB",
+    "wal_buffers": "32MB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
     # Queries here are short; compiling them costs more than it saves.

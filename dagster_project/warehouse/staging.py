@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dagster_project.identity import quoted
+from dagster_project.warehouse.ahead import ahead
 from dagster_project.warehouse.arrow import ArrowSession
 from dagster_project.warehouse.ledger import PartitionState
 from dagster_project.warehouse.target import Target
@@ -92,12 +93,11 @@ def stage(
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal marked
         try:
-            for index, piece in enumerate(plan.pieces):
-                for batch in piece.batches():
-                    staged = _marked(batch, index, schema, target)
-                    yield staged
-                    received[index] += staged.num_rows
-                    marked += staged.num_rows - staged.column(FAULT).null_count
+            with ahead(_marked(plan, schema, target)) as coming:
+                for index, batch in coming:
+                    yield batch
+                    received[index] += batch.num_rows
+                    marked += batch.num_rows - batch.column(FAULT).null_count
                     progress(sum(received))
         except Exception as error:
             failed.append(error)
@@ -121,24 +121,28 @@ def stage(
     return Staged(tuple(received), marked)
 
 
-def _marked(batch: pa.RecordBatch, index: int, schema: pa.Schema, target: Target) -> pa.RecordBatch:
-    """The batch as it is staged, with its piece, and with rows without a primary key marked."""
+def _marked(plan: Plan, schema: pa.Schema, target: Target) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The batches of each piece as they are staged, rows without a primary key marked."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = batch.num_rows
-    fault, record = (
-        batch.column(name) if name in batch.schema.names else pa.nulls(rows, pa.string())
-        for name in (FAULT, RECORD)
-    )
-    for name in target.primary_key:
-        column = batch.column(name)
-        if column.null_count:
-            reason = pa.scalar(f"{name}: null in the primary key")
-            fault = pc.if_else(pc.and_(column.is_null(), fault.is_null()), reason, fault)
-    columns = [batch.column(name) for name in schema.names[:-3]]
-    piece = pa.repeat(pa.scalar(index, pa.int32()), rows)
-    return pa.RecordBatch.from_arrays([*columns, piece, fault, record], schema=schema)
+    for index, piece in enumerate(plan.pieces):
+        number = pa.scalar(index, pa.int32())
+        for batch in piece.batches():
+            fault, record = (
+                batch.column(name)
+                if name in batch.schema.names
+                else pa.nulls(batch.num_rows, pa.string())
+                for name in (FAULT, RECORD)
+            )
+            for name in target.primary_key:
+                column = batch.column(name)
+                if column.null_count:
+                    reason = pa.scalar(f"{name}: null in the primary key")
+                    fault = pc.if_else(pc.and_(column.is_null(), fault.is_null()), reason, fault)
+            columns = [batch.column(name) for name in plan.schema.names]
+            own = [pa.repeat(number, batch.num_rows), fault, record]
+            yield index, pa.RecordBatch.from_arrays([*columns, *own], schema=schema)
 
 
 def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_id: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
 import time
@@ -19,6 +20,7 @@ from dagster_project.ingestion.declaration import Connection
 from dagster_project.ingestion.synced import Synced
 from dagster_project.lake.commits import CommitLog
 from dagster_project.lake.store import Lake
+from dagster_project.settings import PROJECT
 
 SECRET = "hunter2-and/more"
 
@@ -135,6 +137,13 @@ class Shop:
             **options,
         )
 
+    def apart(self, body: str) -> subprocess.Popen[str]:
+        """The sync in a process of its own, which prints what `apart` says."""
+        command = [sys.executable, "-m", "tests.ingestion.apart", str(self.folder), self.lake.url]
+        return subprocess.Popen(
+            [*command, *self.script(body)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+        )
+
     def failure(self, body: str, **options: Any) -> str:
         """The message of the sync's failure, which has committed nothing."""
         before = self.log.numbers()
@@ -153,7 +162,7 @@ class Shop:
     def rows(self, synced: Synced, table: str) -> list[dict[str, Any]]:
         return [row for found in self.tables(synced, table) for row in found.to_pylist()]
 
-    def keys(self, part: str = "main") -> list[str]:
+    def listed(self, part: str = "main") -> list[str]:
         """What lies in the lake, without the commits."""
         found = [item.key for item in self.lake.list(f"shop/{part}")]
         return [key for key in found if "/_commits/" not in key]

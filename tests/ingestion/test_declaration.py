@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from dagster_project.failures import DeclarationError, MeshError, SettingsError
 from dagster_project.ingestion import declaration
 from dagster_project.ingestion.declaration import (
     Connection,
+    identity,
     read_connections,
     resolve_config,
+    table_name,
 )
 from dagster_project.settings import Settings
 
@@ -115,9 +118,23 @@ def test_a_domain_without_a_declaration_has_no_connections(file: Path) -> None:
         ("primary_key: [id]", "primary_key: [x]", "9: streams.0: x is not a property"),
         ("cursor_field: at", "cursor_field:", "9: streams.0: incremental needs a cursor_field"),
         ("cursor_field: at", "cursor: at", "14: streams.0.cursor: unknown key, did you mean curs"),
-        ("name: users", "name: Users!", "9: streams.0.name: String should match pattern"),
+        ("name: users", 'name: ""', "9: streams.0.name: String should have at least 1"),
+        ("name: users", r'name: "a\0b"', "9: streams.0.name: String should match pattern"),
+        ("name: users", "name: users\n      table: Users", "10: streams.0.table: String should"),
+        ("name: users", "name: a__rejects", "9: streams.0: a__rejects is called as the rejects of"),
         ("{type: integer}, at", "{type: integer}, _airbyte_x: {}, at", "_airbyte_x cannot be a"),
-        ("{type: integer}, at", f"{{type: integer}}, {'x' * 64}: {{}}, at", "at most 63 bytes"),
+        ("{type: integer}, at", '{type: integer}, "": {}, at', "'' cannot be a column"),
+        (
+            "{type: integer}, at",
+            r'{type: integer}, "a\0": {}, at',
+            "cannot be a column: PostgreSQL",
+        ),
+        ("{type: integer}, at", "{}, xmin: {}, xmin_: {}, at", "both be the column xmin_"),
+        (
+            "{type: integer}, at",
+            "{}, " + ", ".join(f"c{number}: {{}}" for number in range(1600)) + ", at",
+            "json_schema has 1602 properties; a table of PostgreSQL can have 1590 beside",
+        ),
         ("  source: the shop\n", "", "3: source: required, but not there"),
     ],
 )
@@ -137,6 +154,50 @@ def test_streams_of_one_name_are_refused(file: Path) -> None:
     file.write_text(WHOLE + stream)
     with pytest.raises(DeclarationError, match="streams declared twice: users"):
         read_connections("any")
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("users", "users"),
+        ("order__items", "order__items"),
+        ("Order Items", "order_items"),
+        ("/v1/Orders?x=1", "v1_orders_x_1"),
+        ("select", "select"),
+        ("Größe № 5", "grosse_no_5"),
+        ("2024", "2024"),
+    ],
+)
+def test_a_table_is_called_after_its_stream(name: str, table: str) -> None:
+    assert table_name(name) == table
+
+
+def test_a_name_without_a_latin_letter_or_too_long_has_a_digest() -> None:
+    names = ["注文", "顧客", "x" * 200, "x" * 199 + "y", "!"]
+    tables = [table_name(name) for name in names]
+    assert len(set(tables)) == 5
+    assert all(re.fullmatch(r"[a-z0-9_]{1,63}", table) for table in tables)
+    assert tables[0].startswith("stream_")
+    assert tables[2].startswith("x" * 54 + "_")
+
+
+def test_a_stream_is_known_by_its_table_but_to_its_source(file: Path) -> None:
+    file.write_text(WHOLE.replace("name: users", "name: Users of the shop\n      table: customers"))
+    (found,) = read_connections("any")
+    stream = found.stream("customers")
+    assert stream.name == found.catalog()["streams"][0]["stream"]["name"] == "Users of the shop"
+    name = identity("commerce", found, stream)
+    assert name.prefix == "commerce/shop/customers"
+    assert str(name.table) == "commerce_raw.customers"
+
+
+def test_streams_of_one_table_are_refused(file: Path) -> None:
+    stream = WHOLE[WHOLE.index("    - name") :]
+    file.write_text(WHOLE + stream.replace("name: users", "name: Users"))
+    with pytest.raises(DeclarationError, match="users and Users would both be the table users"):
+        read_connections("any")
+    file.write_text(WHOLE + stream.replace("name: users", "name: Users\n      table: others"))
+    assert len(read_connections("any")[0].streams) == 2
 
 
 # The configuration

@@ -64,3 +64,28 @@ def test_what_lies_among_the_commits_and_is_none_is_not_read(log: CommitLog, lak
     lake.create(f"{log.prefix}/README.txt", b"x")
     lake.create(f"{log.prefix}/000000000002.json.tmp", b"x")
     assert log.numbers() == [1]
+
+
+def test_a_commit_of_before_there_were_checkpoints_is_read(log: CommitLog, lake: Lake) -> None:
+    log.append(commit(1))
+    old = lake.read_json(f"{log.prefix}/000000000001.json")
+    for key in ("complete", "versions"):
+        del old[key]
+    for stream in old["streams"].values():
+        for key in ("drift", "sent_bytes"):
+            del stream[key]
+    lake.create_json(f"{log.prefix}/000000000002.json", old)
+    assert log.read(2) == commit(1)
+
+
+def test_versions_are_those_of_all_streams(log: CommitLog) -> None:
+    checkpoint = commit(1).model_copy(
+        update={
+            "streams": {"users": commit(1).streams["users"].model_copy(update={"version": "w"})},
+            "versions": {"orders": "v", "users": "before"},
+            "complete": False,
+        }
+    )
+    log.append(checkpoint)
+    assert log.read(1) == checkpoint
+    assert checkpoint.all_versions() == {"orders": "v", "users": "w"}
