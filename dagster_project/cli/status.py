@@ -24,7 +24,17 @@ from dagster_project.warehouse.embedded import EmbeddedPostgres
 from dagster_project.warehouse.lease import holders
 
 #: All that a home holds.
-STATE = {"connectors", "dagster", "dbt", "lake", "logs", "postgres", "run.lock", "run.pid"}
+STATE = {
+    "connectors",
+    "dagster",
+    "dbt",
+    "lake",
+    "logs",
+    "postgres",
+    "run.lock",
+    "run.pid",
+    "syncs",
+}
 #: Seconds that commands get to end by themselves.
 STOPPING_TIMEOUT = 40
 
