@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from dagster_project.failures import LakeError
+from dagster_project.identity import Table
 from dagster_project.ingestion.declaration import (
     Connection,
     DestinationSyncMode,
@@ -202,8 +203,11 @@ def load_stream(
     log = CommitLog(lake, domain, connection.name)
 
     def plan(state: TableState, _: dict[str, PartitionState]) -> Plan:
+        if state.position:
+            _same_lake(lake, log, state, target.table)
         commits = log.since(state.position)
         position = commits[-1].number if commits else state.position
+        mark = commits[-1].sync if commits else state.mark
         having = [c.streams[stream.table] for c in commits if stream.table in c.streams]
         if target.mode is Mode.OVERWRITE:
             having = having[-1:]
@@ -216,6 +220,7 @@ def load_stream(
             schema,
             pieces,
             position,
+            mark,
             rows=sum(commit.rows for commit in having),
             content="\x1f".join(commit.version for commit in having),
             # What became text of a number, and what the platform itself writes.
@@ -224,6 +229,19 @@ def load_stream(
         )
 
     return load(warehouse_url, target, plan, run_id=run_id, progress=progress, say=say)
+
+
+def _same_lake(lake: Lake, log: CommitLog, state: TableState, table: Table) -> None:
+    """Raises LakeError if the table was not loaded from this log: commits would be skipped."""
+    found = log.find(state.position)
+    if found is not None and found.sync == state.mark:
+        return
+    has = "another one" if found else "none"
+    raise LakeError(
+        f"{table} was loaded up to commit {state.position} ({state.mark}) of {log.prefix}, of "
+        f"which {lake.url} has {has}: the lake or the warehouse is not the one it was, or was "
+        "restored from a backup. Drop the table to have it loaded anew from all that this lake has"
+    )
 
 
 def last_drift(

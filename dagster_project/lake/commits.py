@@ -110,6 +110,12 @@ class CommitLog:
     def read(self, number: int) -> Commit:
         return Commit.model_validate(self._lake.read_json(self._key(number)))
 
+    def find(self, number: int) -> Commit | None:
+        """The commit of this number, if there is one."""
+        if number in self.numbers(after=number - 1)[:1]:
+            return self.read(number)
+        return None
+
     def since(self, number: int) -> list[Commit]:
         """The commits past `number`, in order."""
         return [self.read(later) for later in self.numbers(after=number)]

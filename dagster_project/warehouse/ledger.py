@@ -18,7 +18,8 @@ STATEMENTS = (
         table_schema text NOT NULL, table_name text NOT NULL,
         version text NOT NULL, position bigint NOT NULL, rows bigint NOT NULL,
         load_id text NOT NULL, changed_at timestamptz NOT NULL,
-        PRIMARY KEY (table_schema, table_name))""",
+        mark text NOT NULL DEFAULT '', PRIMARY KEY (table_schema, table_name))""",
+    "ALTER TABLE mesh.tables ADD COLUMN IF NOT EXISTS mark text NOT NULL DEFAULT ''",
     """CREATE TABLE IF NOT EXISTS mesh.partitions (
         table_schema text NOT NULL, table_name text NOT NULL, partition text NOT NULL,
         version text NOT NULL, rows bigint NOT NULL,
@@ -50,6 +51,8 @@ class TableState:
     #: Up to where its source was loaded: the number of the last commit.
     position: int = 0
     rows: int = 0
+    #: What identifies that place of its source, as another lake has the same numbers.
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

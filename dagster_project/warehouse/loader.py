@@ -125,7 +125,8 @@ def _bring(
 
 def _state(session: ArrowSession, table: Table) -> tuple[TableState, dict[str, PartitionState]]:
     rows = session.run(
-        "SELECT version, position, rows FROM mesh.tables WHERE table_schema=$1 AND table_name=$2",
+        "SELECT version, position, rows, mark FROM mesh.tables "
+        "WHERE table_schema = $1 AND table_name = $2",
         (table.schema, table.name),
     )
     partitions = session.run(
@@ -185,11 +186,13 @@ def _record(
         ),
     )
     session.run(
-        "INSERT INTO mesh.tables AS t SELECT $1, $2, $3, $4, $5, $6, now() "
+        "INSERT INTO mesh.tables AS t (table_schema, table_name, version, position, rows, "
+        "load_id, mark, changed_at) SELECT $1, $2, $3, $4, $5, $6, $7, now() "
         "ON CONFLICT (table_schema, table_name) DO UPDATE SET version = excluded.version, "
         "position = excluded.position, rows = excluded.rows, load_id = excluded.load_id, "
+        "mark = excluded.mark, "
         "changed_at = CASE WHEN t.version = excluded.version THEN t.changed_at ELSE now() END",
-        (*table, done.version, plan.position, done.rows, load_id),
+        (*table, done.version, plan.position, done.rows, load_id, plan.mark),
     )
     for partition in (*done.partitions, *plan.confirmed):
         session.run(

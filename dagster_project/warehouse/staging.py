@@ -47,6 +47,8 @@ class Plan:
     schema: pa.Schema
     pieces: Sequence[Piece]
     position: int
+    #: What identifies that position, whatever its number is.
+    mark: str = ""
     #: How many rows the pieces hold, where that is known; asked for with OVERWRITE.
     rows: int = 0
     #: A digest of what the pieces hold together; not asked for with REPLACE_PARTITIONS.

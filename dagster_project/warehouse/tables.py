@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import orjson
+
 from dagster_project.failures import WarehouseError
 from dagster_project.identity import Table, quoted
 from dagster_project.warehouse import ledger
@@ -41,7 +43,9 @@ def prepare_schemas(session: ArrowSession, table: Table) -> None:
     Tables of one schema are loaded at once: the first must not hold up the others to its end.
     """
     there = session.run(
-        "SELECT to_regclass('mesh.models') IS NOT NULL AND to_regnamespace($1) IS NOT NULL",
+        "SELECT to_regclass('mesh.models') IS NOT NULL AND to_regnamespace($1) IS NOT NULL "
+        "AND EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('mesh.tables') "
+        "AND attname = 'mark')",
         (quoted(table.schema),),
     )
     if there[0][0]:
@@ -82,6 +86,7 @@ def prepare_table(session: ArrowSession, target: Target) -> Prepared:
         )
     if retyped:
         _widen(session, table, retyped)
+    _key(session, target)
     added = [c for c in wanted if c.name not in there]
     for column in added:
         session.run(f"ALTER TABLE {table.relation} ADD COLUMN {quoted(column.name)} {column.type}")
@@ -95,6 +100,39 @@ def _create(session: ArrowSession, target: Target, columns: tuple[Column, ...]) 
     session.run(f"CREATE TABLE {target.table.relation} ({', '.join(parts)})")
     if target.partition:
         session.run(f"CREATE INDEX ON {target.table.relation} ({quoted(target.partition)})")
+
+
+def _key(session: ArrowSession, target: Target) -> None:
+    """Give the table the primary key that its mode asks for, if it has another one or none.
+
+    Raises WarehouseError if rows of it have the same key.
+    """
+    table = target.table
+    there = session.run(
+        "SELECT conname::text, array_to_json(ARRAY(SELECT attname FROM unnest(conkey) "
+        "WITH ORDINALITY AS k (number, place) JOIN pg_attribute a ON a.attrelid = conrelid "
+        "AND a.attnum = k.number ORDER BY k.place))::text "
+        "FROM pg_constraint WHERE contype = 'p' AND conrelid = to_regclass($1)",
+        (table.relation,),
+    )
+    wanted = list(target.primary_key) if target.mode is Mode.APPEND_DEDUP else []
+    found = orjson.loads(there[0][1]) if there else []
+    if found == wanted:
+        return
+    if there:
+        session.run(f"ALTER TABLE {table.relation} DROP CONSTRAINT {quoted(there[0][0])}")
+    if not wanted:
+        return
+    key = ", ".join(quoted(name) for name in wanted)
+    again = f"SELECT 1 FROM {table.relation} GROUP BY {key} HAVING count(*) > 1"
+    nulls = " OR ".join(f"{quoted(name)} IS NULL" for name in wanted)
+    for bad in (again, f"SELECT 1 FROM {table.relation} WHERE {nulls}"):
+        if session.count(f"SELECT count(*) FROM ({bad} LIMIT 1) AS first"):
+            raise WarehouseError(
+                f"{table}: {', '.join(wanted)} is declared as its primary key, which rows that it "
+                "has are without or share. Drop the table to have it loaded anew from the lake"
+            )
+    session.run(f"ALTER TABLE {table.relation} ADD PRIMARY KEY ({key})")
 
 
 def _canonical(postgres_type: str) -> str:

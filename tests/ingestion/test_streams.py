@@ -132,6 +132,25 @@ def test_a_dropped_table_is_loaded_anew_from_all_commits(users: Callable[..., Us
     assert it.rows() == before == [(1, 3, "n3"), (11, 1, "x"), (12, 1, "x"), (13, 1, "x")]
 
 
+def test_a_lake_that_is_not_the_one_it_was_is_refused(users: Callable[..., Users]) -> None:
+    it = users()
+    it.sync(user(1, 1))
+    it.sync(user(2, 1))
+    it.load()
+    second = "shop/main/_commits/000000000002.json"
+    content = it.lake.read(second)
+    # As an earlier backup has it, and as a sync that follows then makes it.
+    it.lake.delete([second])
+    with pytest.raises(LakeError, match=r"shop_raw\.users was loaded up to commit 2 .* has none"):
+        it.load()
+    it.lake.create(second, content.replace(b'"sync": "2"', b'"sync": "another"'))
+    with pytest.raises(LakeError, match=r"has another one.*Drop the table"):
+        it.load()
+    assert it.rows("id") == [(1,), (2,)]
+    it.query("DROP TABLE shop_raw.users")
+    assert it.load().rows == 2
+
+
 def test_of_full_refreshes_the_last_is_the_table(users: Callable[..., Users]) -> None:
     it = users("overwrite")
     it.sync(user(1, 1), user(2, 1))

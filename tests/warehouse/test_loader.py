@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg.errors import UniqueViolation
 
 from dagster_project.failures import SourceError, WarehouseError
 from dagster_project.identity import Table, quoted
@@ -82,7 +83,7 @@ class Warehouse:
 
         def plan(state: TableState, partitions: dict[str, PartitionState]) -> Plan:
             self.seen.append(state)
-            return Plan(schema, pieces, self.position, rows, content)
+            return Plan(schema, pieces, self.position, rows=rows, content=content)
 
         return load(self.url, to, plan, run_id="run-1")
 
@@ -385,6 +386,34 @@ def test_a_wide_table_is_loaded_and_its_bad_rows_are_found(warehouse: Warehouse)
     assert counts(done) == {"received": 2, "new": 1, "rejected": 1}
     ((_, _, reason, _),) = rejects(warehouse)
     assert reason == "c0: not bigint; c1199: not bigint"
+
+
+# Keys
+
+
+def test_a_table_that_was_appended_to_gets_the_key_of_its_new_mode(warehouse: Warehouse) -> None:
+    warehouse.load([row(1), row(2)], target(Mode.APPEND))
+    done = warehouse.load([row(2, updated=2, note="b"), row(3)], target())
+    assert counts(done) == {"received": 2, "new": 1, "changed": 1}
+    with psycopg.connect(warehouse.url) as connection, pytest.raises(UniqueViolation):
+        connection.execute("INSERT INTO shop_raw.orders (id) VALUES (3)")
+    assert warehouse.load([row(3)], target(Mode.APPEND)).new == 1
+    assert warehouse.rows("id") == [(1,), (2,), (3,), (3,)]
+
+
+@pytest.mark.parametrize("second", [row(1, updated=2), row(None)])
+def test_a_key_that_the_rows_do_not_have_is_refused(warehouse: Warehouse, second: Row) -> None:
+    warehouse.load([row(1), second], target(Mode.APPEND))
+    with pytest.raises(WarehouseError, match="id is declared as its primary key, which rows"):
+        warehouse.load([row(4)], target())
+    assert len(warehouse.rows()) == 2
+
+
+def test_another_key_replaces_the_first(warehouse: Warehouse) -> None:
+    warehouse.load([row(1), row(2)])
+    both = target(primary_key=("id", "updated"))
+    assert warehouse.load([row(1, updated=2), row(1, note="b")], both).new == 1
+    assert warehouse.rows() == [(1, 1, "b"), (1, 2, "a"), (2, 1, "a")]
 
 
 # Columns
