@@ -101,3 +101,18 @@ def fresh_settings() -> Iterator[None]:
     get_settings.cache_clear()
     yield
     get_settings.cache_clear()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured and recorded as `told`."""
+    told = [
+        (report.nodeid.rpartition("/")[2], what)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, what in getattr(report, "user_properties", [])
+        if name == "told" and getattr(report, "when", "") == "call"
+    ]
+    if told:
+        terminalreporter.section("what tests told")
+        for test, what in told:
+            terminalreporter.write_line(f"{test}: {what}")

@@ -74,7 +74,12 @@ def sync(
     with turn(home, domain, connection.name, 2 * timeout, say) as (folder, waited):
         markers = Markers(lake, domain, connection.name)
         home_name = home_id(home)
-        markers.clear_dead(home_name, say)
+        dead = markers.clear_dead(home_name, say)
+        if _doubles(connection):
+            # One that ended whole and could not say so any more: it is not made twice.
+            unheard = [commit for commit in log.since(0) if commit.sync in dead]
+            if unheard and unheard[-1].complete:
+                return Synced(unheard, joined=True)
         if waited:
             joined = _joined(log, before[-1] if before else 0)
             if joined is not None:
@@ -103,6 +108,15 @@ def sync(
         with suppress(LakeError):
             markers.remove(run.id)
         return done
+
+
+def _doubles(connection: Connection) -> bool:
+    """Whether two syncs of the same bring rows twice."""
+    return any(
+        stream.sync_mode is SyncMode.FULL_REFRESH
+        and stream.destination_sync_mode is DestinationSyncMode.APPEND
+        for stream in connection.streams
+    )
 
 
 def _joined(log: CommitLog, before: int) -> Synced | None:

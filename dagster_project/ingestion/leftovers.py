@@ -20,7 +20,6 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from dagster_project.failures import BusyError, LakeError
-from dagster_project.ingestion.objects import object_name
 from dagster_project.lake.commits import CommitLog
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse import lease
@@ -45,15 +44,12 @@ class Marker(BaseModel):
 
 def home_id(home: Path) -> str:
     """What tells this home from every other that uses the same lake."""
-    path = home / "syncs" / "home"
+    path = home / "syncs" / "id"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"home-{secrets.token_hex(4)}")
-    if not path.exists():
-        draft.write_text(secrets.token_hex(16))
-        with suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
-    return path.read_text()
+    # A link is there with its content or not at all, and the first one stays.
+    with suppress(FileExistsError):
+        path.symlink_to(secrets.token_hex(16))
+    return str(path.readlink())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +76,41 @@ class Markers:
             for stream in commit.streams.values()
             for item in stream.objects
         }
-        for prefix in marker.prefixes:
-            # The first, which may have been written in part: a listing does not show it.
-            keys = {f"{prefix}/{object_name(0)}", *(item.key for item in self.lake.list(prefix))}
-            self.lake.delete(sorted(keys - named))
+        prefixes = marker.prefixes
+        left = [i.key for prefix in prefixes for i in self.lake.list(prefix) if i.key not in named]
+        # What was written of an object in part, no listing shows: it goes with whatever is deleted
+        # from its folder, if only a name that nothing has.
+        nothing = [f"{prefix}/nothing" for prefix in (*prefixes, log.prefix)]
+        self.lake.delete([*left, *nothing])
         self.remove(sync)
 
     def remove(self, sync: str) -> None:
         """Remove a marker: commits name all that the sync wrote."""
         self.lake.delete([f"{self.prefix}/{sync}.json"])
 
-    def clear_dead(self, home: str, say: Callable[[str], None]) -> None:
-        """Clear up after the syncs that are surely dead, as far as the lake allows.
+    def clear_dead(self, home: str, say: Callable[[str], None]) -> list[str]:
+        """Clear up after the syncs that are surely dead, as far as the lake allows; which they are.
 
         To be called under the connection's lock of this home.
         """
+        dead: list[str] = []
         dead_before = datetime.now(UTC) - MARGIN
         try:
             markers = list(self.lake.list(self.prefix))
         except LakeError as error:
             say(f"what stopped syncs left in the lake could not be listed: {error}")
-            return
+            return dead
         for found in markers:
             try:
                 marker = Marker.model_validate(self.lake.read_json(found.key))
                 if marker.home == home or marker.deadline < dead_before:
-                    self.clear(found.key.rsplit("/", 1)[-1].removesuffix(".json"), marker)
+                    dead.append(found.key.rsplit("/", 1)[-1].removesuffix(".json"))
+                    self.clear(dead[-1], marker)
             except ValidationError:
                 say(f"{found.key} is not the marker of a sync: remove it")
             except LakeError as error:
                 say(f"what a stopped sync left in the lake could not be removed yet: {error}")
+        return dead
 
 
 @contextmanager

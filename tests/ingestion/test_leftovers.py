@@ -173,7 +173,7 @@ def test_a_home_keeps_its_name(tmp_path: Path) -> None:
     first = home_id(tmp_path / "a")
     assert home_id(tmp_path / "a") == first
     assert home_id(tmp_path / "b") != first
-    assert [path.name for path in (tmp_path / "a" / "syncs").iterdir()] == ["home"]
+    assert [path.name for path in (tmp_path / "a" / "syncs").iterdir()] == ["id"]
 
 
 # Two at once
