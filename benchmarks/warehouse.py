@@ -140,7 +140,7 @@ def bring(url: str, lake: str, mode: str) -> Load:
         lake=Lake(lake),
         warehouse_url=url,
         run_id="benchmark",
-    )
+    ).load
 
 
 def copy(url: str, file: Path) -> None:

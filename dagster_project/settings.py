@@ -46,7 +46,21 @@ def _postgresql(url: SecretStr) -> SecretStr:
         return SecretStr(f"postgresql://{rest}")
     if scheme != "postgresql":
         raise ValueError("must be of the form postgresql://user:password@host:port/database")
+    if not _is_whole(url.get_secret_value()):
+        raise ValueError(
+            "must be of the form postgresql://user:password@host:port/database, with characters "
+            "such as / # @ in the password percent-encoded"
+        )
     return url
+
+
+def _is_whole(url: str) -> bool:
+    """Whether its parts are where they seem to be."""
+    try:
+        parts = urlsplit(url)
+        return parts.netloc.count("@") < 2 and (parts.port is None or bool(parts.hostname))
+    except ValueError:
+        return False
 
 
 def _lake(url: str) -> str:

@@ -72,6 +72,8 @@ def test_an_environment_outside_the_list_is_refused(
     [
         ("MESH_WAREHOUSE_URL", f"mysql://u:{WORD}@h/d", "postgresql://user:password@host"),
         ("MESH_DAGSTER_URL", f"u:{WORD}@h/d", "postgresql://user:password@host"),
+        ("MESH_WAREHOUSE_URL", f"postgresql://u:{WORD}/x@h/d", "percent-encoded"),
+        ("MESH_WAREHOUSE_URL", f"postgresql://u:{WORD}@x@h/d", "percent-encoded"),
         ("MESH_LAKE_URL", WORD, "must be a URL such as file:///"),
         ("MESH_LAKE_URL", f"s3://key:{WORD}@bucket/lake", "must not hold credentials"),
         ("MESH_FAKER_USERS", WORD, "valid integer"),

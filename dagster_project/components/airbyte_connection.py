@@ -24,7 +24,6 @@ from dagster_project.components.loading import (
 from dagster_project.ingestion.declaration import Connection, StreamDeclaration, identity
 from dagster_project.ingestion.streams import (
     lake_columns,
-    last_drift,
     load_stream,
     source_columns,
     table_columns,
@@ -138,22 +137,20 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
         name=load_step(name.table), specs=[spec], check_specs=[declaration_check(name.table)]
     )
     def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
-        lake = Lake(get_settings().lake)
         done = load_stream(
             domain,
             connection,
             stream,
-            lake=lake,
+            lake=Lake(get_settings().lake),
             warehouse_url=warehouse_url(),
             run_id=context.run.run_id,
             progress=LoadProgress(context.log.info),
             say=context.log.warning,
         )
-        drift = last_drift(domain, connection, stream, lake)
         yield dg.MaterializeResult(
-            metadata=load_metadata(name.table, done),
-            data_version=dg.DataVersion(done.version),
-            check_results=[declaration_result(name.table, done, drift)],
+            metadata=load_metadata(name.table, done.load),
+            data_version=dg.DataVersion(done.load.version),
+            check_results=[declaration_result(name.table, done.load, done.drift)],
         )
 
     return raw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dagster_project.failures import LakeError
@@ -27,7 +28,7 @@ from dagster_project.ingestion.records import (
     json_type,
     reject_of,
 )
-from dagster_project.lake.commits import CommitLog, Drift, LakeObject
+from dagster_project.lake.commits import CommitLog, Drift, LakeObject, StreamCommit, merged
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState
 from dagster_project.warehouse.loader import load
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: Rows that are in memory at once, twice over: as Arrow has them and as PostgreSQL takes them.
-BATCH_ROWS = 16_384
+BATCH_ROWS, BATCH_VALUES = 16_384, 1_000_000
 
 AIRBYTE_COLUMNS = (
     Column(RAW_ID, "text", AIRBYTE_DESCRIPTIONS[RAW_ID]),
@@ -85,13 +86,14 @@ def lake_columns(stream: StreamDeclaration) -> list[Column]:
 
 def target_of(domain: str, connection: Connection, stream: StreamDeclaration) -> Target:
     """The raw table of a stream, and how it is loaded."""
-    dedup = stream.destination_sync_mode is DestinationSyncMode.APPEND_DEDUP
+    is_append = stream.destination_sync_mode is DestinationSyncMode.APPEND
     names = column_names(stream.json_schema)
     return Target(
         table=identity(domain, connection, stream).table,
         columns=table_columns(stream),
         mode=Mode(stream.destination_sync_mode.value),
-        primary_key=tuple(names[name] for name in stream.primary_key) if dedup else (),
+        # What is appended to keeps everything that ever came.
+        primary_key=() if is_append else tuple(names[name] for name in stream.primary_key),
         cursor=names[stream.cursor_field] if stream.cursor_field else None,
     )
 
@@ -127,7 +129,9 @@ def _batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(pa.BufferReader(lake.read(item.key))).iter_batches(BATCH_ROWS):
+    for batch in pq.ParquetFile(pa.BufferReader(lake.read(item.key))).iter_batches(
+        _batch_rows(schema)
+    ):
         columns = []
         for field in schema:
             index = batch.schema.get_field_index(sources.get(field.name, field.name))
@@ -140,6 +144,10 @@ def _batches(
                 column = column.cast(pa.timestamp("ms", tz="UTC"))
             columns.append(_cast(column, field, item))
         yield _marked(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _batch_rows(schema: pa.Schema) -> int:
+    return max(1, min(BATCH_ROWS, BATCH_VALUES // len(schema)))
 
 
 def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -181,6 +189,14 @@ def _cast(column: pa.Array, field: pa.Field, item: LakeObject) -> pa.Array:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class StreamLoad:
+    """What loading a stream did, and in what the records were other than declared, in words."""
+
+    load: Load
+    drift: dict[str, str]
+
+
 def load_stream(
     domain: str,
     connection: Connection,
@@ -191,7 +207,7 @@ def load_stream(
     run_id: str,
     progress: Callable[[int], None] = lambda rows: None,
     say: Callable[[str], None] = lambda text: None,
-) -> Load:
+) -> StreamLoad:
     """Load every commit of the stream that its raw table does not hold yet.
 
     A table that is new to this warehouse is loaded from all that the lake has.
@@ -201,6 +217,7 @@ def load_stream(
     names = column_names(stream.json_schema).items()
     sources = {name: source for source, name in names if name != source}
     log = CommitLog(lake, domain, connection.name)
+    came: list[Drift] = []
 
     def plan(state: TableState, _: dict[str, PartitionState]) -> Plan:
         if state.position:
@@ -208,9 +225,9 @@ def load_stream(
         commits = log.since(state.position)
         position = commits[-1].number if commits else state.position
         mark = commits[-1].sync if commits else state.mark
-        having = [c.streams[stream.table] for c in commits if stream.table in c.streams]
-        if target.mode is Mode.OVERWRITE:
-            having = having[-1:]
+        found = [c.streams[stream.table] for c in commits if stream.table in c.streams]
+        having = _of_mode(found, target.mode)
+        came[:] = [part.drift for part in found]
         pieces = [
             Piece(item.key, lambda item=item: _batches(lake, item, schema, sources))  # type: ignore[misc]
             for commit in having
@@ -221,6 +238,7 @@ def load_stream(
             pieces,
             position,
             mark,
+            brings=bool(having),
             rows=sum(commit.rows for commit in having),
             content="\x1f".join(commit.version for commit in having),
             # What became text of a number, and what the platform itself writes.
@@ -228,30 +246,44 @@ def load_stream(
             defaults={META: META_DEFAULT},
         )
 
-    return load(warehouse_url, target, plan, run_id=run_id, progress=progress, say=say)
+    done = load(warehouse_url, target, plan, run_id=run_id, progress=progress, say=say)
+    return StreamLoad(done, _in_words(merged(came or _last_drift(log, stream))))
 
 
 def _same_lake(lake: Lake, log: CommitLog, state: TableState, table: Table) -> None:
     """Raises LakeError if the table was not loaded from this log: commits would be skipped."""
     found = log.find(state.position)
-    if found is not None and found.sync == state.mark:
+    # A table that an earlier release loaded has no mark.
+    if found is not None and state.mark in (found.sync, ""):
         return
     has = "another one" if found else "none"
     raise LakeError(
         f"{table} was loaded up to commit {state.position} ({state.mark}) of {log.prefix}, of "
         f"which {lake.url} has {has}: the lake or the warehouse is not the one it was, or was "
-        "restored from a backup. Drop the table to have it loaded anew from all that this lake has"
+        "restored from a backup. Find out which is the older one before you do anything; a table "
+        "that is renamed or dropped is loaded anew from what this lake has"
     )
 
 
-def last_drift(
-    domain: str, connection: Connection, stream: StreamDeclaration, lake: Lake
-) -> dict[str, str]:
-    """In what the records that the last sync brought were other than declared, in words."""
-    for commit in reversed(CommitLog(lake, domain, connection.name).since(0)):
-        if stream.table in commit.streams:
-            return _in_words(commit.streams[stream.table].drift)
-    return {}
+def _of_mode(parts: list[StreamCommit], mode: Mode) -> list[StreamCommit]:
+    """What counts of what came, after a declaration may have given the stream another mode.
+
+    The last one that overwrites stands for all before it; and what is incremental now was read from
+    its beginning after it.
+    """
+    overwriting = [i for i, p in enumerate(parts) if p.destination_sync_mode == Mode.OVERWRITE]
+    if mode is Mode.OVERWRITE:
+        return [parts[overwriting[-1]]] if overwriting else []
+    return parts[overwriting[-1] + 1 :] if overwriting else parts
+
+
+def _last_drift(log: CommitLog, stream: StreamDeclaration) -> list[Drift]:
+    """Of the last commit that has the stream."""
+    for number in reversed(log.numbers()):
+        part = log.read(number).streams.get(stream.table)
+        if part is not None:
+            return [part.drift]
+    return []
 
 
 def _in_words(drift: Drift) -> dict[str, str]:

@@ -7,7 +7,7 @@ resumed in the middle commits what it has so far as a checkpoint; its last commi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -39,6 +39,21 @@ class Drift(BaseModel):
     #: Records with at least one value that is not of its column's type; such values by column.
     refused: int = 0
     refused_values: dict[str, int] = {}
+
+
+def merged(drifts: Sequence[Drift]) -> Drift:
+    """Of several commits together; what is absent is of the last."""
+    columns = {name for drift in drifts for name in drift.refused_values}
+    return Drift(
+        undeclared=sorted({name for drift in drifts for name in drift.undeclared}),
+        undeclared_more=max((drift.undeclared_more for drift in drifts), default=0),
+        absent=drifts[-1].absent if drifts else [],
+        refused=sum(drift.refused for drift in drifts),
+        refused_values={
+            name: sum(drift.refused_values.get(name, 0) for drift in drifts)
+            for name in sorted(columns)
+        },
+    )
 
 
 class StreamCommit(BaseModel):

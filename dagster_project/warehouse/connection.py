@@ -19,7 +19,9 @@ _TRANSIENT = ("08", "53", "57P", "40")
 #: Seconds that connecting may take.
 CONNECT_TIMEOUT = 10
 #: What a server that can be reached says to whom it does not know.
-_REFUSED = re.compile(r"authentication failed|does not exist|no pg_hba|no password supplied", re.I)
+_REFUSED = re.compile(
+    r"authentication failed|does not exist|no pg_hba|no password supplied|invalid", re.I
+)
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
 
 
@@ -38,6 +40,8 @@ def failure(url: str, doing: str, error: Exception) -> WarehouseError:
     """The error as one that says what was being done, where, and whether it can pass by itself."""
     state = getattr(error, "sqlstate", None) or ""
     text = masked(str(error)).strip()
+    # The statement, which stands before, can be of any length.
+    text = text[max(text.find("ERROR:"), 0) :]
     if state == "53100" or "No space left" in text:
         return WarehouseError(
             f"{doing}: the warehouse at {place(url)} has no disk space left. Free some and run "

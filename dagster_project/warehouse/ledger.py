@@ -53,6 +53,8 @@ class TableState:
     rows: int = 0
     #: What identifies that place of its source, as another lake has the same numbers.
     mark: str = ""
+    #: How it was loaded last.
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)

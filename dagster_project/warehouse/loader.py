@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from dagster_project.failures import TransientWarehouseError
+from dagster_project.failures import TransientWarehouseError, WarehouseError
 from dagster_project.identity import Table
 from dagster_project.warehouse.arrow import ArrowSession, connect_arrow
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState
 from dagster_project.warehouse.moves import move, nothing, version_after
-from dagster_project.warehouse.staging import Plan, reject, stage
+from dagster_project.warehouse.staging import Plan, forget_rejects, reject, stage
 from dagster_project.warehouse.tables import Prepared, lock, prepare_schemas, prepare_table
 from dagster_project.warehouse.target import Mode, Target
 
@@ -73,11 +73,12 @@ def _load(
 ) -> Load:
     started = datetime.now(UTC)
     prepare_schemas(session, target.table)
-    # A timestamp without an offset is UTC's.
+    # A timestamp without an offset is UTC's, and a date begins with its year.
     session.run("SET LOCAL timezone TO 'UTC'")
+    session.run("SET LOCAL datestyle TO 'ISO, YMD'")
     lock(session, str(target.table))
     prepared = prepare_table(session, target)
-    state, partitions = _state(session, target.table)
+    state, partitions = _state(session, target)
     if prepared.is_new:
         # The table was dropped since, or never there: what the ledger says of it is void.
         _forget(session, target.table)
@@ -109,33 +110,45 @@ def _bring(
     progress: Callable[[int], None],
 ) -> Load:
     """Stage what the plan names, put aside what cannot be loaded, move the rest."""
-    if target.mode is Mode.OVERWRITE:
-        if plan.position == state.position:
-            return nothing(state)
-        if version_after(target, plan, state) == state.version:
-            # The source gave again what the table holds.
-            return replace(nothing(state), received=plan.rows, duplicates=plan.rows)
-    elif not plan.pieces:
+    is_overwrite = target.mode is Mode.OVERWRITE
+    if not plan.brings or not (plan.pieces or is_overwrite):
         return nothing(state)
+    if (
+        is_overwrite
+        and version_after(target, plan, state) == state.version
+        and session.count(f"SELECT count(*) FROM {target.table.relation}") == state.rows
+    ):
+        # The source gave again what the table holds.
+        return replace(nothing(state), received=plan.rows, duplicates=plan.rows)
     staged = stage(session, target, plan, progress)
+    forget_rejects(session, target)
     rejected = reject(session, target, plan, staged.marked, run_id)
     done = move(session, target, plan, state, staged, rejected)
     return replace(done, received=staged.received, rejected=rejected)
 
 
-def _state(session: ArrowSession, table: Table) -> tuple[TableState, dict[str, PartitionState]]:
+def _state(session: ArrowSession, target: Target) -> tuple[TableState, dict[str, PartitionState]]:
+    """What the ledger knows of a table. Raises WarehouseError if that is not enough."""
+    table = target.table
     rows = session.run(
-        "SELECT version, position, rows, mark FROM mesh.tables "
-        "WHERE table_schema = $1 AND table_name = $2",
+        "SELECT t.version, t.position, t.rows, t.mark, coalesce(l.mode, '') FROM mesh.tables t "
+        "LEFT JOIN mesh.loads l USING (load_id) WHERE t.table_schema = $1 AND t.table_name = $2",
         (table.schema, table.name),
     )
+    if not rows:
+        held = session.count(f"SELECT count(*) FROM {table.relation}")
+        if held and target.mode is Mode.APPEND:
+            raise WarehouseError(
+                f"{table} has {held:,} rows of which the ledger, the schema mesh, knows nothing: "
+                "they would be appended again. Rename or drop the table to have it loaded anew"
+            )
+        rows = [("", 0, held, "", "")]
     partitions = session.run(
         "SELECT partition, version, rows, object, object_version FROM mesh.partitions "
         "WHERE table_schema=$1 AND table_name=$2",
         (table.schema, table.name),
     )
-    state = TableState(*rows[0]) if rows else TableState()
-    return state, {row[0]: PartitionState(*row) for row in partitions}
+    return TableState(*rows[0]), {row[0]: PartitionState(*row) for row in partitions}
 
 
 def _forget(session: ArrowSession, table: Table) -> None:

@@ -93,18 +93,33 @@ def _insert_all(session: ArrowSession, target: Target, plan: Plan) -> int:
     )
 
 
+def clear(session: ArrowSession, target: Target) -> int:
+    """Remove all rows; how many. Not TRUNCATE, which would show readers an empty table."""
+    return session.change(f"DELETE FROM {target.table.relation}")
+
+
 def _overwrite(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
-    # Not TRUNCATE, which would show readers an empty table.
-    removed = session.change(f"DELETE FROM {target.table.relation}")
+    removed = clear(session, target)
+    duplicates = _drop_older(session, target, plan) if target.primary_key else 0
     new = _insert_all(session, target, plan)
     version = version_after(target, plan, state)
-    return replace(nothing(state), new=new, removed=removed, rows=new, version=version)
+    return replace(
+        nothing(state),
+        new=new,
+        duplicates=duplicates,
+        removed=removed,
+        rows=new,
+        version=version,
+    )
 
 
 def _append(session: ArrowSession, target: Target, plan: Plan, state: TableState) -> Load:
+    # What was overwritten till now is read from its beginning again.
+    removed = clear(session, target) if state.mode == Mode.OVERWRITE else 0
     new = _insert_all(session, target, plan)
-    version = version_after(target, plan, state) if new else state.version
-    return replace(nothing(state), new=new, rows=state.rows + new, version=version)
+    version = version_after(target, plan, state) if new or removed else state.version
+    rows = state.rows - removed + new
+    return replace(nothing(state), new=new, removed=removed, rows=rows, version=version)
 
 
 def _merge(
@@ -146,17 +161,17 @@ def _insert_newest(session: ArrowSession, target: Target, plan: Plan) -> int:
     )
 
 
-def _drop_older(session: ArrowSession, target: Target, plan: Plan) -> None:
-    """Leave the newest row of each key in the temporary table."""
+def _drop_older(session: ArrowSession, target: Target, plan: Plan) -> int:
+    """Leave the newest row of each key in the temporary table; how many went."""
     # So that the planner knows whether few rows meet a large table.
     session.run(f"ANALYZE {STAGE} ({_names(target.primary_key)})")
     of_key = [c for c in target.columns if c.name in target.primary_key]
     key = ", ".join(_value(plan, column) for column in of_key)
     again = f"SELECT 1 FROM {STAGE} s GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
     if not session.count(f"SELECT count(*) FROM ({again}) AS first"):
-        return
+        return 0
     ages = (f"{_value(plan, age)} DESC NULLS LAST, " for age in _ages(target))
-    session.change(
+    return session.change(
         f"DELETE FROM {STAGE} s USING (SELECT s.ctid AS {PLACE}, row_number() OVER ("
         f"PARTITION BY {key} ORDER BY {''.join(ages)}s.ctid DESC) AS place FROM {STAGE} s) "
         f"AS ranked WHERE s.ctid = ranked.{PLACE} AND ranked.place > 1"

@@ -10,7 +10,7 @@ from dagster_project.identity import quoted
 from dagster_project.warehouse.ahead import ahead
 from dagster_project.warehouse.arrow import ArrowSession
 from dagster_project.warehouse.ledger import PartitionState
-from dagster_project.warehouse.target import Target
+from dagster_project.warehouse.target import Mode, Target
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +24,17 @@ PIECE = "_mesh_piece"
 FAULT = "_mesh_fault"
 #: The row as it came, as the text of a JSON object, if it cannot be loaded.
 RECORD = "_mesh_record"
+
+
+#: What an index of PostgreSQL holds of a row, with some room.
+KEY_BYTES = 2_600
+#: How a value of a type has to look, as PostgreSQL takes more for one than a file should: `today`,
+#: `0x1F`, `1_000`.
+_FORMS = {
+    "bigint": r"^\s*[-+]?[0-9]+\s*$",
+    "date": r"^\s*[0-9]",
+    "timestamptz": r"^\s*[0-9]",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,8 @@ class Plan:
     position: int
     #: What identifies that position, whatever its number is.
     mark: str = ""
+    #: Whether there is anything to bring, if only that the source is empty now.
+    brings: bool = True
     #: How many rows the pieces hold, where that is known; asked for with OVERWRITE.
     rows: int = 0
     #: A digest of what the pieces hold together; not asked for with REPLACE_PARTITIONS.
@@ -137,14 +150,34 @@ def _marked(plan: Plan, schema: pa.Schema, target: Target) -> Iterator[tuple[int
                 else pa.nulls(batch.num_rows, pa.string())
                 for name in (FAULT, RECORD)
             )
-            for name in target.primary_key:
-                column = batch.column(name)
-                if column.null_count:
-                    reason = pa.scalar(f"{name}: null in the primary key")
-                    fault = pc.if_else(pc.and_(column.is_null(), fault.is_null()), reason, fault)
+            for bad, why in _faults(batch, target):
+                if pc.any(bad).as_py():
+                    fault = pc.if_else(pc.and_(bad, fault.is_null()), pa.scalar(why), fault)
             columns = [batch.column(name) for name in plan.schema.names]
             own = [pa.repeat(number, batch.num_rows), fault, record]
             yield index, pa.RecordBatch.from_arrays([*columns, *own], schema=schema)
+
+
+def _faults(batch: pa.RecordBatch, target: Target) -> Iterator[tuple[pa.Array, str]]:
+    """What makes rows of a batch such that they cannot be loaded: which they are, and why."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    length = pa.scalar(0, pa.int32())
+    for name in target.primary_key:
+        column = batch.column(name)
+        if column.null_count:
+            yield column.is_null(), f"{name}: null in the primary key"
+        if pa.types.is_string(column.type):
+            length = pc.add(length, pc.fill_null(pc.binary_length(column), 0))
+    if isinstance(length, pa.Array):
+        yield pc.greater(length, KEY_BYTES), f"a primary key of more than {KEY_BYTES} bytes"
+    for column in target.columns:
+        form = _FORMS.get(column.type)
+        values = batch.column(column.name)
+        if form and pa.types.is_string(values.type):
+            other = pc.invert(pc.match_substring_regex(values, form))
+            yield pc.fill_null(other, False), f"{column.name}: not {column.type}"
 
 
 def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_id: str) -> int:
@@ -153,9 +186,10 @@ def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_i
     for column in target.columns:
         if column.name not in plan.surely and is_cast(plan, column.type, column.name):
             staged = f"s.{quoted(column.name)}"
+            reason = _literal(f"{column.name}: not {column.type}")
             faults.append(
                 f"CASE WHEN NOT pg_input_is_valid({staged}, {_literal(column.type)}) "
-                f"THEN {_literal(f'{column.name}: not {column.type}')} END"
+                f"AND s.{FAULT} IS DISTINCT FROM {reason} THEN {reason} END"
             )
     if not faults and not marked:
         return 0
@@ -165,9 +199,8 @@ def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_i
     if not marked and not session.count(f"SELECT count(*) FROM ({found} LIMIT 1) AS found"):
         return 0
     # An array, since a function takes no more than 100 arguments.
-    several = f"array_to_string(ARRAY[{', '.join(faults)}]::text[], '; ')"
-    reasons = f"coalesce({own}, {several})"
-    staged_row = " - ".join(["to_jsonb(s)", *(f"'{name}'" for name in (PIECE, FAULT, RECORD))])
+    reasons = f"array_to_string(ARRAY[{', '.join([own, *faults])}]::text[], '; ')"
+    staged_row = " - ".join(["to_jsonb(s.*)", *(f"'{name}'" for name in (PIECE, FAULT, RECORD))])
     rejects = target.table.rejects.relation
     session.run(
         f"CREATE TABLE IF NOT EXISTS {rejects} (rejected_at timestamptz NOT NULL DEFAULT now(), "
@@ -183,6 +216,17 @@ def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_i
         (run_id,),
     )
     return int(moved[0][0])
+
+
+def forget_rejects(session: ArrowSession, target: Target) -> None:
+    """Remove rejected rows that what is staged comes in place of."""
+    rejects = target.table.rejects.relation
+    of = {
+        Mode.OVERWRITE: "",
+        Mode.REPLACE_PARTITIONS: f" WHERE object IN (SELECT key FROM {PIECES})",
+    }
+    if target.mode in of and session.run("SELECT 1 WHERE to_regclass($1) IS NOT NULL", (rejects,)):
+        session.change(f"DELETE FROM {rejects}{of[target.mode]}")
 
 
 def _literal(text: str) -> str:

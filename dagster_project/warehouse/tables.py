@@ -82,14 +82,14 @@ def prepare_table(session: ArrowSession, target: Target) -> Prepared:
     if narrowed:
         raise WarehouseError(
             f"{table}: declared with types that do not hold what it has: {'; '.join(narrowed)}. "
-            "Give the column a new name, or drop the table to have it loaded anew from the lake"
+            "Give the column a new name; the old one then stays as it is"
         )
     if retyped:
         _widen(session, table, retyped)
-    _key(session, target)
     added = [c for c in wanted if c.name not in there]
     for column in added:
         session.run(f"ALTER TABLE {table.relation} ADD COLUMN {quoted(column.name)} {column.type}")
+    _key(session, target)
     return Prepared(False, tuple(c.name for c in added), tuple(c.name for c in retyped))
 
 
@@ -120,7 +120,9 @@ def _key(session: ArrowSession, target: Target) -> None:
     if found == wanted:
         return
     if there:
-        session.run(f"ALTER TABLE {table.relation} DROP CONSTRAINT {quoted(there[0][0])}")
+        changes = [f"DROP CONSTRAINT {quoted(there[0][0])}"]
+        changes += [f"ALTER COLUMN {quoted(name)} DROP NOT NULL" for name in found]
+        session.run(f"ALTER TABLE {table.relation} {', '.join(changes)}")
     if not wanted:
         return
     key = ", ".join(quoted(name) for name in wanted)
@@ -130,7 +132,8 @@ def _key(session: ArrowSession, target: Target) -> None:
         if session.count(f"SELECT count(*) FROM ({bad} LIMIT 1) AS first"):
             raise WarehouseError(
                 f"{table}: {', '.join(wanted)} is declared as its primary key, which rows that it "
-                "has are without or share. Drop the table to have it loaded anew from the lake"
+                "has are without or share. Rename or drop the table: it is then loaded anew from "
+                "the lake"
             )
     session.run(f"ALTER TABLE {table.relation} ADD PRIMARY KEY ({key})")
 
@@ -145,7 +148,9 @@ class _View:
 
     name: str
     definition: str
-    kind: str
+    #: What cannot be given back to it, in words; empty if all can.
+    more: str
+    options: str
     comments: list[str]
     grants: list[str]
 
@@ -156,7 +161,7 @@ def _widen(session: ArrowSession, table: Table, columns: list[Column]) -> None:
     PostgreSQL changes no column that a view reads.
     """
     views = _views(session, table)
-    kept = [view.name for view in views if view.kind != "v"]
+    kept = [f"{view.name} ({view.more})" for view in views if view.more]
     if kept:
         raise WarehouseError(
             f"{table}: {', '.join(c.name for c in columns)} cannot become wider while "
@@ -171,7 +176,7 @@ def _widen(session: ArrowSession, table: Table, columns: list[Column]) -> None:
     )
     session.run(f"ALTER TABLE {table.relation} {changes}")
     for view in views:
-        session.run(f"CREATE VIEW {view.name} AS {view.definition}")
+        session.run(f"CREATE VIEW {view.name}{view.options} AS {view.definition}")
         for statement in (*view.comments, *view.grants):
             session.run(statement)
 
@@ -186,14 +191,21 @@ def _views(session: ArrowSession, table: Table) -> list[_View]:
             UNION SELECT r.ev_class, reads.depth + 1 FROM reads
             JOIN pg_depend d ON d.refobjid = reads.oid AND d.classid = 'pg_rewrite'::regclass
             JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> reads.oid)
-        SELECT oid::bigint, max(depth), oid::regclass::text, pg_get_viewdef(oid),
-            (SELECT relkind::text FROM pg_class WHERE pg_class.oid = reads.oid)
-        FROM reads GROUP BY oid ORDER BY 2""",
+        SELECT c.oid::bigint, max(depth), c.oid::regclass::text, pg_get_viewdef(c.oid),
+            concat_ws(', ',
+                CASE WHEN c.relkind <> 'v' THEN 'a materialised view' END,
+                CASE WHEN c.relhastriggers THEN 'with triggers' END,
+                CASE WHEN c.relowner <> current_user::regrole THEN 'of another owner' END,
+                CASE WHEN EXISTS (SELECT 1 FROM pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)
+                THEN 'with privileges on columns' END),
+            coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', '')
+        FROM reads JOIN pg_class c USING (oid) GROUP BY c.oid ORDER BY 2""",
         (table.relation,),
     )
     return [
-        _View(name, definition, kind, _comments(session, oid), _grants(session, oid))
-        for oid, _, name, definition, kind in rows
+        _View(name, definition, more, options, _comments(session, oid), _grants(session, oid))
+        for oid, _, name, definition, more, options in rows
     ]
 
 
@@ -216,7 +228,8 @@ def _grants(session: ArrowSession, view: int) -> list[str]:
     """Statements that let those read a view who may."""
     rows = session.run(
         """SELECT format('GRANT %s ON %s TO %s', g.privilege_type, c.oid::regclass,
-            CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
+            CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END
+            || CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
         FROM pg_class c, aclexplode(c.relacl) g
         WHERE c.oid = $1::oid AND g.grantee <> c.relowner""",
         (view,),

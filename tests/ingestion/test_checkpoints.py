@@ -126,7 +126,7 @@ def test_a_failed_sync_goes_on_from_the_last(
             lake=shop.lake,
             warehouse_url=warehouse_url,
             run_id="r",
-        )
+        ).load
         for name in ("events", "users")
     }
     assert (loaded["events"].rows, loaded["users"].rows) == (7, 1)

@@ -6,6 +6,8 @@ import json
 import os
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def test_what_was_committed_is_loaded_and_what_was_not_is_no_data(
         stream = CONNECTION.stream(name)
         return load_stream(
             "shop", CONNECTION, stream, lake=shop.lake, warehouse_url=warehouse_url, run_id="r"
-        )
+        ).load
 
     shop.failure('record("users", id=9, name="lost")\nsys.exit(1)')
     assert load("users").rows == 0
@@ -106,6 +108,86 @@ def test_other_output_among_the_messages_does_no_harm(shop: Shop) -> None:
     binary = 'sys.stdout.buffer.write(b"\\xff\\xfe\\n"); sys.stdout.flush()\n'
     unknown = 'say({"type": "CONTROL", "control": {}}); say({"type": "SPEC"})\n'
     assert shop.sync(noise + WHOLE + binary + unknown).rows == 3
+
+
+def test_a_byte_order_mark_before_the_first_message_does_no_harm(shop: Shop) -> None:
+    mark = 'sys.stdout.buffer.write(b"\\xef\\xbb\\xbf"); sys.stdout.flush()\n'
+    assert shop.sync(mark + WHOLE).rows == 3
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+def test_what_is_nested_deeply_beside_a_long_number_is_set_aside(shop: Shop, depth: int) -> None:
+    body = f"""
+    nested = "[" * {depth} + "1" * 40 + "]" * {depth}
+    print('{{"type":"RECORD","record":{{"stream":"users","data":{{"id":3,"name":' + nested
+        + '}},"emitted_at":1}}}}')
+    """
+    done = shop.sync(textwrap.dedent(body) + WHOLE.replace("count=2.0", "count=3"))
+    assert done.stream("users").drift.refused == 1
+
+
+def test_what_is_nested_too_deeply_beside_a_long_number_is_an_error(shop: Shop) -> None:
+    body = """
+    nested = "[" * 1010 + "1" * 40 + "]" * 1010
+    print('{"type":"RECORD","record":{"stream":"users","data":{"id":3,"name":' + nested
+        + '},"emitted_at":1}}')
+    """
+    assert "a message that is not valid JSON" in shop.failure(textwrap.dedent(body) + WHOLE)
+
+
+def test_what_comes_after_the_last_state_would_come_again(shop: Shop) -> None:
+    events = stream("events", incremental=True, id="integer", at="integer")
+    body = """
+    record("events", id=1, at=1); checkpoint("events", at=1)
+    record("events", id=2, at=2); record("events", id=3, at=3); status("events")
+    """
+    # With a key a row that comes again replaces itself.
+    shop.connection = connection(events)
+    assert shop.sync(body).rows == 3
+    shop.connection = connection(events | {"destination_sync_mode": "append"})
+    assert "stream events sent 2 records after its last state" in shop.failure(body)
+    assert shop.sync(body + 'checkpoint("events", at=3)').rows == 3
+
+
+def test_a_stream_that_was_fully_refreshed_begins_anew(shop: Shop, tmp_path: Path) -> None:
+    events = stream("events", incremental=True, id="integer", at="integer")
+    full = events | {"sync_mode": "full_refresh", "destination_sync_mode": "overwrite"}
+    seen = tmp_path / "seen.json"
+    body = f"""
+    json.dump(state, open({str(seen)!r}, "w"))
+    record("events", id=1, at=1); checkpoint("events", at=1); status("events")
+    """
+    for declared in (events, full, events):
+        shop.connection = connection(declared)
+        shop.sync(body)
+        assert json.loads(seen.read_text()) is None
+    shop.sync(body)
+    assert json.loads(seen.read_text())[0]["stream"]["stream_state"] == {"at": 1}
+
+
+def test_a_sync_with_an_older_declaration_is_not_joined(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = stream("users", id="integer", name="string")
+    users |= {"destination_sync_mode": "append"}
+    turn = engine.turn
+
+    @contextmanager
+    def waits(*arguments: Any) -> Iterator[tuple[Path, bool]]:
+        """A turn for which another sync was waited."""
+        monkeypatch.setattr(engine, "turn", turn)
+        now, shop.connection = shop.connection, connection(users)
+        shop.sync('record("users", id=1); status("users")')
+        shop.connection = now
+        shop.script(WHOLE)
+        with turn(*arguments) as (folder, _):
+            yield folder, True
+
+    for declared, joined in ((connection(users), True), (CONNECTION, False)):
+        monkeypatch.setattr(engine, "turn", waits)
+        shop.connection = declared
+        assert shop.sync(WHOLE).joined is joined
+    assert len(shop.log.numbers()) == 3
 
 
 def test_a_stream_may_be_called_anything(shop: Shop) -> None:
@@ -187,7 +269,19 @@ def test_progress_is_told_while_records_come(shop: Shop, monkeypatch: pytest.Mon
         (
             'say({"type": "RECORD", "record": {"stream": "users", "data": {}, "emitted_at": 1e30}})'
             "\n" + WHOLE.replace("count=2.0", "count=3"),
-            "an emitted_at of more than 64 bits",
+            "an emitted_at that is no time in milliseconds: 1000000000000000019884624838656",
+        ),
+        # In microseconds.
+        (
+            'say({"type": "RECORD", "record": {"stream": "users", "data": {}, '
+            '"emitted_at": 1763800000000000000}})\n' + WHOLE.replace("count=2.0", "count=3"),
+            "an emitted_at that is no time in milliseconds: 1763800000000000000",
+        ),
+        ("print('.', end='')\n" + WHOLE, "a message on a line with other output"),
+        (WHOLE + "print('100 %', end='\\r'); status('users')", "a message on a line with other"),
+        (
+            "print('.' * 2, end='')\nrecord('users', id=3, name='x' * 2**21)\n" + WHOLE,
+            "a message on a line with other output",
         ),
         (
             """print('{"type": "STATE", "state": {"ty')\n""" + WHOLE,

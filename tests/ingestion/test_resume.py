@@ -93,7 +93,7 @@ def kill_connectors() -> None:
 
 def load(domain: str, connection: Connection, lake: Lake, url: str) -> Load:
     (stream,) = connection.streams
-    return load_stream(domain, connection, stream, lake=lake, warehouse_url=url, run_id="r")
+    return load_stream(domain, connection, stream, lake=lake, warehouse_url=url, run_id="r").load
 
 
 def rows(url: str, table: str, columns: str) -> list[Any]:

@@ -147,13 +147,53 @@ def test_overwrite_by_a_sync_without_records_empties_the_table(warehouse: Wareho
 
 def test_a_load_of_nothing_new_leaves_an_overwritten_table_alone(warehouse: Warehouse) -> None:
     first = warehouse.load([row(1)], target(Mode.OVERWRITE))
-    warehouse.position -= 1
-    done = warehouse.load_pieces([], target(Mode.OVERWRITE))
+    plan = Plan(SCHEMA, [], 2, brings=False)
+    done = load(warehouse.url, target(Mode.OVERWRITE), lambda *_: plan, run_id="run-1")
     assert (counts(done), done.rows, done.version) == ({}, 1, first.version)
     assert warehouse.rows() == [(1, 1, "a")]
 
 
+def test_rows_removed_by_hand_come_back_with_the_next_overwrite(warehouse: Warehouse) -> None:
+    warehouse.load([row(1), row(2)], target(Mode.OVERWRITE))
+    warehouse.query("DELETE FROM shop_raw.orders WHERE id = 1")
+    done = warehouse.load([row(1), row(2)], target(Mode.OVERWRITE))
+    assert counts(done) == {"received": 2, "new": 2, "removed": 1}
+    assert warehouse.rows("id") == [(1,), (2,)]
+
+
+def test_overwrite_deduplicates_by_a_declared_key(warehouse: Warehouse) -> None:
+    to = target(Mode.OVERWRITE, primary_key=("id",))
+    done = warehouse.load([row(1), row(1, updated=2, note="b"), row(None), row(2)], to)
+    assert counts(done) == {"received": 4, "new": 2, "duplicates": 1, "rejected": 1}
+    assert warehouse.rows() == [(1, 2, "b"), (2, 1, "a")]
+
+
+def test_rejects_are_of_what_the_table_holds(warehouse: Warehouse) -> None:
+    to = target(Mode.OVERWRITE, primary_key=("id",))
+    for note in ("a", "b", "c"):
+        warehouse.load([row(1, note=note), row(None)], to)
+    assert len(rejects(warehouse)) == 1
+
+
 # Append
+
+
+def test_a_table_the_ledger_does_not_know_is_not_appended_to(warehouse: Warehouse) -> None:
+    warehouse.load([row(1), row(2)], target(Mode.APPEND))
+    warehouse.query("DROP SCHEMA mesh CASCADE")
+    with pytest.raises(WarehouseError, match=r"has 2 rows of which the ledger.*knows nothing"):
+        warehouse.load([row(1), row(2)], target(Mode.APPEND))
+    assert len(warehouse.rows()) == 2
+    # By its key nothing comes twice, and the ledger counts what is there.
+    assert warehouse.load([row(2), row(3)], target()).rows == 3
+
+
+def test_what_was_overwritten_is_read_anew_once_it_is_appended_to(warehouse: Warehouse) -> None:
+    warehouse.load([row(1), row(2)], target(Mode.OVERWRITE))
+    first = warehouse.load([row(1), row(2)], target(Mode.APPEND))
+    assert counts(first) == {"received": 2, "new": 2, "removed": 2}
+    assert warehouse.load([row(3)], target(Mode.APPEND)).rows == 3
+    assert warehouse.rows("id") == [(1,), (2,), (3,)]
 
 
 def test_append_keeps_everything_that_came(warehouse: Warehouse) -> None:
@@ -374,6 +414,43 @@ def test_rows_that_the_reader_marked_are_rejected_with_the_record_as_it_came(
     assert kept["id: not bigint"] == {"id": int(digits), "note": ["é"]}
 
 
+def test_a_key_too_long_for_an_index_goes_to_the_rejects(warehouse: Warehouse) -> None:
+    to = Target(
+        TABLE,
+        (Column("id", "text"), Column("s", "text")),
+        Mode.APPEND_DEDUP,
+        primary_key=("id", "s"),
+    )
+    schema = pa.schema([("id", pa.string()), ("s", pa.string())])
+    texts = "".join(chr(0x4E00 + number % 20000) for number in range(4000))
+    rows = [{"id": texts, "s": "x"}, {"id": "a", "s": "x"}, {"id": None, "s": "x"}]
+    done = warehouse.load(rows, to, schema)
+    assert counts(done) == {"received": 3, "new": 1, "rejected": 2}
+    assert sorted(reason for _, _, reason, _ in rejects(warehouse)) == [
+        "a primary key of more than 2600 bytes",
+        "id: null in the primary key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad", "good"),
+    [
+        ("date", ["13/02/2013", "01/02/2013", "05.06.2013", "today", "infinity"], "2013-02-13"),
+        ("timestamptz", ["now", "tomorrow", "02/01/2013 10:00"], "2013-02-13 10:00:00+01"),
+        ("bigint", ["0x1F", "1_000", "0b11", "", "1.5"], " -12"),
+    ],
+)
+def test_only_what_is_written_as_it_should_be_is_a_value(
+    warehouse: Warehouse, kind: str, bad: list[str], good: str
+) -> None:
+    to = replace(PARTITIONED, columns=(Column("id", kind), Column("note", "text")))
+    rows = [(text, "x") for text in (*bad, good)]
+    done = warehouse.load_pieces([day_piece("2026-01-01", rows, "x")], to, TEXT)
+    assert (done.new, done.rejected) == (1, len(bad))
+    assert {record["id"] for _, _, _, record in rejects(warehouse)} == set(bad)
+    assert {reason for _, _, reason, _ in rejects(warehouse)} == {f"id: not {kind}"}
+
+
 def test_a_wide_table_is_loaded_and_its_bad_rows_are_found(warehouse: Warehouse) -> None:
     wide = [Column(f"c{number}", "bigint") for number in range(1200)]
     to = replace(PARTITIONED, columns=tuple(wide))
@@ -409,6 +486,16 @@ def test_a_key_that_the_rows_do_not_have_is_refused(warehouse: Warehouse, second
     assert len(warehouse.rows()) == 2
 
 
+def test_a_key_of_a_new_column_and_what_is_no_key_any_more(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)], target(Mode.APPEND))
+    warehouse.query("DELETE FROM shop_raw.orders")
+    schema = SCHEMA.append(pa.field("line", pa.int64()))
+    to = target(columns=(*COLUMNS, Column("line", "bigint")), primary_key=("id", "line"))
+    assert warehouse.load([row(1) | {"line": 1}, row(1) | {"line": 2}], to, schema).new == 2
+    back = target(Mode.APPEND, columns=to.columns)
+    assert warehouse.load([row(None) | {"line": None}], back, schema).new == 1
+
+
 def test_another_key_replaces_the_first(warehouse: Warehouse) -> None:
     warehouse.load([row(1), row(2)])
     both = target(primary_key=("id", "updated"))
@@ -435,7 +522,7 @@ def test_a_narrower_type_is_refused_and_named(warehouse: Warehouse) -> None:
         warehouse.load([row(2)], target(columns=columns))
     assert "shop_raw.orders" in str(caught.value)
     assert "note is text, declared bigint" in str(caught.value)
-    assert "drop the table" in str(caught.value)
+    assert "Give the column a new name" in str(caught.value)
     assert warehouse.rows() == [(1, 1, "a")]
 
 
@@ -465,6 +552,22 @@ def test_a_wider_type_is_carried_with_the_views_that_read_the_column(warehouse: 
     )[0][:2] == ("it's the first", "when")
     grants = warehouse.query("SELECT relacl::text FROM pg_class WHERE relname = 'Second'")
     assert "=r/mesh" in grants[0][0]
+
+
+def test_a_view_keeps_its_options_or_stops_the_widening(warehouse: Warehouse) -> None:
+    warehouse.load([row(1)])
+    warehouse.query(
+        "CREATE VIEW shop_raw.safe WITH (security_invoker=true, security_barrier=true) AS "
+        "SELECT id, updated FROM shop_raw.orders"
+    )
+    columns = (COLUMNS[0], Column("updated", "numeric"), *COLUMNS[2:])
+    warehouse.load([row(2) | {"updated": "8"}], target(columns=columns), WIDENED)
+    options = "SELECT reloptions::text FROM pg_class WHERE relname = 'safe'"
+    assert warehouse.query(options) == [("{security_invoker=true,security_barrier=true}",)]
+    warehouse.query("GRANT SELECT (id) ON shop_raw.safe TO PUBLIC")
+    columns = (COLUMNS[0], Column("updated", "text"), *COLUMNS[2:])
+    with pytest.raises(WarehouseError, match=r"shop_raw\.safe \(with privileges on columns\)"):
+        warehouse.load([row(3) | {"updated": "9"}], target(columns=columns), WIDENED)
 
 
 def test_doubles_that_become_numbers_keep_all_their_digits(warehouse: Warehouse) -> None:
@@ -524,7 +627,7 @@ def test_a_failure_among_the_batches_leaves_the_table_as_it_was(
     assert caught.value is failure
     assert warehouse.tuples() == before
     again = warehouse.load([row(5)], target(mode))
-    assert warehouse.seen[-1] == TableState(first.version, 1, 1)
+    assert warehouse.seen[-1] == TableState(first.version, 1, 1, mode=mode.value)
     assert again.new == 1
 
 
