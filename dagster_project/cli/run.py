@@ -45,10 +45,11 @@ def run_domains(settings: Settings, chosen: Sequence[str]) -> bool:
     for name in chosen:
         domain_folder(name)
     prepare_home(settings)
+    runs = [DomainProgress(name, str(uuid4())) for name in names]
+    display = Display(runs)
     with _only_one(settings.home), services(settings), validation_server():
         settings = get_settings()
-        runs = [DomainProgress(name, str(uuid4())) for name in names]
-        display = Display(runs)
+        display.note("loading the domains")
         install(settings, names, display.note)
         workers = _fork_workers(settings, runs)
         try:

@@ -18,7 +18,7 @@ from dagster_project.declarations import Declared, parse, validate
 from dagster_project.domain import domain_folder
 from dagster_project.failures import DeclarationError, SettingsError
 from dagster_project.identity import Stream, fitting
-from dagster_project.ingestion.records import AIRBYTE_COLUMNS, column_names
+from dagster_project.ingestion.records import AIRBYTE_COLUMNS, column_names, columns_of
 from dagster_project.settings import PREFIX, Environment, Settings
 
 CONNECTION_TYPE = "dagster_project.components.AirbyteConnection"
@@ -28,8 +28,28 @@ _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = r"^[a-z][a-z0-9_]{0,47}$"
 #: What a table of a stream can be called: it is also a folder of the lake and an asset.
 _TABLE = r"^[a-z0-9][a-z0-9_]{0,62}$"
-#: PostgreSQL's limit for a table, without those that the platform adds while it loads one.
-COLUMNS = 1600 - len(AIRBYTE_COLUMNS) - 6
+#: Columns that the platform adds, if only while it loads a table; and PostgreSQL's limit without.
+_PLATFORMS = len(AIRBYTE_COLUMNS) + 6
+COLUMNS = 1600 - _PLATFORMS
+#: Bytes that PostgreSQL's row can have, and those of them that the platform's columns take.
+ROW_BYTES, _OWN_BYTES = 8160, 64
+#: Bytes that a value takes within its row at least: it keeps long texts elsewhere.
+_LEAST_BYTES = {
+    "bigint": 8,
+    "timestamptz": 8,
+    "date": 4,
+    "boolean": 1,
+    "jsonb": 4,
+    "numeric": 3,
+    "text": 1,
+}
+
+
+def _row_bytes(json_schema: Mapping[str, Any]) -> int:
+    """Bytes of the shortest row of a stream's table in which no value is null."""
+    columns = columns_of(json_schema).values()
+    header = 23 + (len(columns) + _PLATFORMS + 7) // 8
+    return header + _OWN_BYTES + sum(_LEAST_BYTES[kind.postgres] for kind in columns)
 
 
 def table_name(stream: str) -> str:
@@ -98,7 +118,7 @@ class StreamDeclaration(Declared):
     json_schema: Mapping[str, Any]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _columns_can_be(self) -> Self:
         columns = self.json_schema.get("properties") or {}
         if not columns:
             raise ValueError("json_schema must have properties: they are the table's columns")
@@ -112,13 +132,24 @@ class StreamDeclaration(Declared):
                 raise ValueError(f"{name!r} cannot be a column: PostgreSQL has no such name")
             if name.startswith(("_airbyte_", "_mesh_")):
                 raise ValueError(f"{name} cannot be a column: the platform has names of this kind")
+        size = _row_bytes(self.json_schema)
+        if size > ROW_BYTES:
+            raise ValueError(
+                f"json_schema has {len(columns)} properties, of which a whole row takes {size:,} "
+                f"bytes or more; a row of PostgreSQL can have {ROW_BYTES:,}: leave out those that "
+                "nobody needs"
+            )
         column_names(self.json_schema)
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.table.endswith("__rejects"):
             raise ValueError(
                 f"{self.table} is called as the rejects of a table are: give another name as table"
             )
         for name in [*self.primary_key, *([self.cursor_field] if self.cursor_field else [])]:
-            if name not in columns:
+            if name not in self.json_schema["properties"]:
                 raise ValueError(f"{name} is not a property of json_schema")
         if self.destination_sync_mode is DestinationSyncMode.APPEND_DEDUP and not self.primary_key:
             raise ValueError("append_dedup needs a primary_key")

@@ -9,7 +9,8 @@ from dagster_project.lake.commits import Drift
 
 #: Undeclared fields that are named, and characters of each name.
 NAMED, NAME_LENGTH = 50, 100
-#: Refused values from which on a column that had no other is taken for retyped at the source.
+#: Refused values from which on a column that had no other is taken for retyped at the source; and
+#: records of an incremental sync from which on a column that none of them had is taken for gone.
 RETYPED = 100
 
 
@@ -37,11 +38,12 @@ def harms(stream: StreamDeclaration, observed: Observed) -> list[str]:
     """Why the stream's records must not be used; empty if they may."""
     cursor = [stream.cursor_field] if stream.cursor_field else []
     needed = {*stream.json_schema.get("required", []), *stream.primary_key, *cursor}
+    few = stream.sync_mode is SyncMode.INCREMENTAL and observed.records < RETYPED
     found = [
         f"stream {stream.name}: none of its {observed.records:,} records has {name}, which "
         f"{_role(stream, name)}. If the source no longer has it, mend the declaration"
         for name in _absent(stream, observed)
-        if name in needed
+        if name in needed and not few
     ]
     kinds = columns_of(stream.json_schema)
     for name, count in observed.refused_values.items():

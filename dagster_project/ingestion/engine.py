@@ -33,12 +33,18 @@ from dagster_project.ingestion.lines import LineSplitter
 from dagster_project.ingestion.masking import masking, secrets_of
 from dagster_project.ingestion.objects import DIGEST_BYTES, StreamWriter
 from dagster_project.ingestion.process import connector_command, manifest_arguments, running
-from dagster_project.ingestion.protocol import Conversation, StreamProgress, read_message
+from dagster_project.ingestion.protocol import (
+    Conversation,
+    StreamProgress,
+    holds_data,
+    mixed_output,
+    read_message,
+)
 from dagster_project.ingestion.synced import Synced, SyncProgress
 from dagster_project.lake.commits import Commit, CommitLog, StreamCommit
 from dagster_project.lake.store import Lake
 
-#: Bytes of records, as they were sent, that may be in memory of all streams together.
+#: Bytes of records that may be in memory of all streams together.
 HELD = 64 * 2**20
 #: Seconds between two checkpoints of a sync.
 CHECKPOINT_SECONDS = 30.0
@@ -75,15 +81,15 @@ def sync(
         markers = Markers(lake, domain, connection.name)
         home_name = home_id(home)
         dead = markers.clear_dead(home_name, say)
-        if _doubles(connection):
+        joined = None
+        if dead and _doubles(connection):
             # One that ended whole and could not say so any more: it is not made twice.
             unheard = [commit for commit in log.since(0) if commit.sync in dead]
-            if unheard and unheard[-1].complete:
-                return Synced(unheard, joined=True)
-        if waited:
-            joined = _joined(log, before[-1] if before else 0)
-            if joined is not None:
-                return joined
+            joined = _joined(connection, unheard)
+        if waited and joined is None:
+            joined = _joined(connection, log.since(before[-1] if before else 0))
+        if joined is not None:
+            return joined
         command = connector_command(domain, connection, home)
         run = _Sync(domain, connection, lake, log, timeout, progress)
         marker = Marker(
@@ -119,13 +125,18 @@ def _doubles(connection: Connection) -> bool:
     )
 
 
-def _joined(log: CommitLog, before: int) -> Synced | None:
-    """What another sync brought that ended while this one waited for it."""
-    commits = log.since(before)
+def _joined(connection: Connection, commits: list[Commit]) -> Synced | None:
+    """What the last sync of these commits brought, if it is whole and has every stream.
+
+    One that began with an older declaration lacks those that were declared since.
+    """
     if not commits or not commits[-1].complete:
         return None
-    last = commits[-1]
-    return Synced([commit for commit in commits if commit.sync == last.sync], joined=True)
+    its_own = [commit for commit in commits if commit.sync == commits[-1].sync]
+    brought = {table for commit in its_own for table in commit.streams}
+    if not brought.issuperset(stream.table for stream in connection.streams):
+        return None
+    return Synced(its_own, joined=True)
 
 
 def _inputs(folder: Path, config: Any, catalog: Any, state: list[Any]) -> Iterator[str]:
@@ -212,8 +223,16 @@ class _Sync:
                 if self._heard.error is not None:
                     connector.end()
                 exit_code = connector.exit_code
-            incremental = [stream.name for stream in self._incremental()]
-            faults = self._heard.faults(exit_code, incremental)
+            incremental = self._incremental()
+            faults = self._heard.faults(
+                exit_code,
+                [s.name for s in incremental],
+                [
+                    s.name
+                    for s in incremental
+                    if s.destination_sync_mode is DestinationSyncMode.APPEND
+                ],
+            )
             if faults:
                 raise SourceError("; ".join(faults))
             self._commit(list(self._streams), complete=True)
@@ -247,6 +266,8 @@ class _Sync:
     def _take(self, lines: bytes, shortened: list[bytes]) -> bool:
         """Take some whole lines; whether to go on after them."""
         for line in shortened:
+            if holds_data(line):
+                raise mixed_output()
             self._heard.note(line.decode(errors="replace"))
         risky = at_risk(lines)
         name = ""
@@ -346,6 +367,9 @@ class _Sync:
             )
             if stream.sync_mode is SyncMode.INCREMENTAL:
                 self._state[stream.table] = self._heard.streams[name].state
+            else:
+                # Should it be incremental again, the table no longer holds what it went on from.
+                self._state.pop(stream.table, None)
         commit = Commit(
             number=self._first + len(self._commits),
             sync=self.id,

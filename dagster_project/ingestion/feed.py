@@ -11,8 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from dagster_project.declarations import Declared, parse, validate
 from dagster_project.failures import DeclarationError
 from dagster_project.ingestion.declaration import declaration_path
+from dagster_project.ingestion.records import column_names
 
 FEED_TYPE = "dagster_project.components.LandingFeed"
+#: Columns of a feed's table that the platform fills.
+_OWN = ("_object", "_loaded_at")
 _TYPES = ("bigint", "double precision", "numeric", "boolean", "text", "date", "timestamptz")
 
 
@@ -66,7 +69,8 @@ class FeedDeclaration(Declared):
     )
     primary_key: list[str] = Field(
         default_factory=list,
-        description="The columns that tell one row from every other; none: rows are not compared.",
+        description="The columns that tell a row from every other of its file; none: rows are not "
+        "compared.",
     )
     columns: dict[str, FeedColumn] = Field(
         min_length=1, description="The columns of the files, which may come in any order."
@@ -102,6 +106,20 @@ class FeedDeclaration(Declared):
         if len(delimiter) != 1 or not printable or delimiter == '"':
             raise ValueError("must be one ASCII character, and no quote or newline")
         return delimiter
+
+    @model_validator(mode="after")
+    def _columns_can_be(self) -> Self:
+        if self.partition_column in self.columns:
+            raise ValueError(
+                f"columns: {self.partition_column} is the partition_column, which the platform "
+                "fills: a column of the files has another name"
+            )
+        for name in [*self.columns, self.partition_column]:
+            if name in _OWN or name.startswith("_mesh_"):
+                raise ValueError(f"{name} cannot be a column: the platform has names of this kind")
+            if not name or "\x00" in name or column_names({"properties": {name: {}}})[name] != name:
+                raise ValueError(f"{name!r} cannot be a column: PostgreSQL has no such name")
+        return self
 
     @model_validator(mode="after")
     def _key_is_of_columns(self) -> Self:

@@ -17,13 +17,15 @@ from dagster_project.lake.store import Lake
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows with which an object is full, and bytes of their records as they were sent.
+#: Rows with which an object is full, and bytes that they take as they were sent or as Arrow.
 OBJECT_ROWS, OBJECT_BYTES = 50_000, 32 * 2**20
 #: The same of the records that are held as Python's objects: few enough for the processor's cache.
 BATCH_ROWS, BATCH_BYTES = 256, 2**20
 #: A digest is a sum of the records' digests: it does not depend on their order.
 DIGEST_BYTES = 16
 _EMITTED = b'"emitted_at":'
+#: Milliseconds since the epoch that PostgreSQL's timestamptz and Arrow's microseconds both hold.
+EARLIEST, LATEST = -210_000_000_000_000, 9_200_000_000_000_000
 
 
 def object_name(number: int) -> str:
@@ -65,7 +67,7 @@ class StreamWriter:
 
     @property
     def held(self) -> int:
-        """Bytes of records, as they were sent, that are in memory."""
+        """Bytes of records that are in memory: as they were sent, or as Arrow if that is more."""
         return self._ready_bytes + self._bytes
 
     @property
@@ -88,13 +90,18 @@ class StreamWriter:
         """Turn the held records into a record batch."""
         if not self._records:
             return
-        try:
-            self._ready.append(self._batches.build(self._records, self._emitted))
-        except OverflowError:
-            raise SourceError("the connector sent an emitted_at of more than 64 bits") from None
+        for moment in (min(self._emitted), max(self._emitted)):
+            if not EARLIEST <= moment <= LATEST:
+                raise SourceError(
+                    f"the connector sent an emitted_at that is no time in milliseconds: {moment}"
+                )
+        batch = self._batches.build(self._records, self._emitted)
+        self._ready.append(batch)
         self._digest += sum(map(_digest, self._lines, self._emitted, self._records))
         self._ready_rows += len(self._records)
-        self._ready_bytes += self._bytes
+        # Of sparse records the columns that are null take most.
+        self._ready_bytes += max(self._bytes, batch.nbytes)
+        self._sent += self._bytes
         self._converted_bytes += self._bytes
         self._records, self._emitted, self._lines, self._bytes = [], [], [], 0
 
@@ -117,7 +124,6 @@ class StreamWriter:
         self._objects.append(LakeObject(key=key, rows=table.num_rows, size=len(content)))
         self._written += 1
         self._rows += self._ready_rows
-        self._sent += self._ready_bytes
         self._ready, self._ready_rows, self._ready_bytes = [], 0, 0
 
     def take(self) -> Part:

@@ -5,6 +5,7 @@ https://docs.airbyte.com/platform/understanding-airbyte/airbyte-protocol
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,14 @@ from dagster_project.ingestion.lines import begins_like_data
 
 #: Lines of a connector's log that are kept, and characters of each.
 LINES, LENGTH = 20, 500
+#: What Windows' programs begin a text with.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TYPED = re.compile(rb'"type"\s*:\s*"(?:RECORD|STATE|TRACE)"')
+
+
+def holds_data(line: bytes) -> bool:
+    """Whether a RECORD, STATE or TRACE message stands anywhere in a line."""
+    return _TYPED.search(line) is not None
 
 
 def read_message(line: bytes, *, risky: bool) -> dict[str, Any] | None:
@@ -28,19 +37,42 @@ def read_message(line: bytes, *, risky: bool) -> dict[str, Any] | None:
     """
     try:
         message = orjson.loads(line)
-        if risky and exact.at_risk(line) and orjson.dumps(message) != line:
-            message = exact.loads(line)
+        if risky and exact.at_risk(line) and not _writes(message, line):
+            message = _exactly(line)
     except orjson.JSONDecodeError:
-        begins = line.lstrip().startswith(b"{") and b'"RECORD"' in line
-        if not begins and not begins_like_data(line):
+        line = line.removeprefix(_BYTE_ORDER_MARK)
+        if not begins_like_data(line) and not holds_data(line):
             return None
-        try:
-            message = exact.loads(line)
-        except ValueError as error:
-            raise SourceError(
-                f"the connector sent a message that is not valid JSON ({type(error).__name__})"
-            ) from None
+        message = _exactly(line)
     return message if isinstance(message, dict) and "type" in message else None
+
+
+def _writes(message: Any, line: bytes) -> bool:
+    """Whether the fast parser's message is the very line."""
+    try:
+        return orjson.dumps(message) == line
+    except orjson.JSONEncodeError:
+        # It reads what is nested deeper than it writes.
+        return False
+
+
+def _exactly(line: bytes) -> Any:
+    try:
+        return exact.loads(line)
+    except ValueError as error:
+        if not line.lstrip().startswith(b"{"):
+            raise mixed_output() from None
+        raise SourceError(
+            f"the connector sent a message that is not valid JSON ({type(error).__name__})"
+        ) from None
+
+
+def mixed_output() -> SourceError:
+    """What is raised for a message on a line that is not its own."""
+    return SourceError(
+        "the connector printed a message on a line with other output, where it cannot be read: "
+        "have it, or what it calls, print such output to standard error"
+    )
 
 
 @dataclass(slots=True)
@@ -53,6 +85,8 @@ class StreamProgress:
     status: str | None = None
     #: Its last state message, as JSON text if numbers would lose digits otherwise.
     state: Any = None
+    #: Its records until then.
+    stated: int = 0
 
 
 @dataclass(slots=True)
@@ -101,6 +135,7 @@ class Conversation:
         text = exact.dumps(state)
         plain = orjson.loads(text)
         stream.state = plain if orjson.dumps(plain) == text else text.decode()
+        stream.stated = stream.records
         count = (state.get("sourceStats") or {}).get("recordCount")
         if count is not None:
             stream.counted = (stream.counted or 0) + int(count)
@@ -118,8 +153,13 @@ class Conversation:
             if name in self.streams:
                 self.streams[name].status = status["status"]
 
-    def faults(self, exit_code: int, incremental: Iterable[str]) -> list[str]:
+    def faults(
+        self, exit_code: int, incremental: Iterable[str], appended: Iterable[str]
+    ) -> list[str]:
         """Why what was sent is not whole; empty if it is.
+
+        `incremental` are the streams that the next sync goes on with, `appended` those of them in
+        which a record that is sent again is there twice.
 
         A stream is whole only if the connector exited 0, sent no TRACE ERROR, said COMPLETE for
         it, and the counts in its state messages add up to the records that came.
@@ -148,6 +188,14 @@ class Conversation:
             for name in incremental
             if self.streams[name].state is None and not found
         )
+        for name in appended:
+            stream = self.streams[name]
+            if stream.state is not None and stream.records > stream.stated:
+                found.append(
+                    f"stream {name} sent {stream.records - stream.stated} records after its last "
+                    "state: the next sync would bring them again, and append keeps both. Have it "
+                    "send a state at its end, or use append_dedup"
+                )
         return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dagster_project.lake.commits import Commit, Drift, LakeObject, StreamCommit
+from dagster_project.lake.commits import Commit, Drift, LakeObject, StreamCommit, merged
 
 #: Seconds that a sync may take before its progress is reported, and between two reports.
 REPORTED_EVERY = 5.0
@@ -108,18 +108,7 @@ class StreamSynced:
     @property
     def drift(self) -> Drift:
         """In what its records were other than declared, in all parts together."""
-        drifts = [part.drift for part in self.parts]
-        columns = {name for drift in drifts for name in drift.refused_values}
-        return Drift(
-            undeclared=sorted({name for drift in drifts for name in drift.undeclared}),
-            undeclared_more=max(drift.undeclared_more for drift in drifts),
-            absent=self.last.drift.absent,
-            refused=sum(drift.refused for drift in drifts),
-            refused_values={
-                name: sum(drift.refused_values.get(name, 0) for drift in drifts)
-                for name in sorted(columns)
-            },
-        )
+        return merged([part.drift for part in self.parts])
 
 
 class SyncReport:

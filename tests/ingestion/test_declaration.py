@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from dagster_project.failures import DeclarationError, MeshError, SettingsError
 from dagster_project.ingestion import declaration
@@ -19,7 +19,10 @@ from dagster_project.ingestion.declaration import (
     resolve_config,
     table_name,
 )
+from dagster_project.ingestion.streams import load_stream
 from dagster_project.settings import Settings
+from tests.ingestion import scripted
+from tests.ingestion.scripted import Shop
 
 WHOLE = """\
 type: dagster_project.components.AirbyteConnection
@@ -135,6 +138,11 @@ def test_a_domain_without_a_declaration_has_no_connections(file: Path) -> None:
             "{}, " + ", ".join(f"c{number}: {{}}" for number in range(1600)) + ", at",
             "json_schema has 1602 properties; a table of PostgreSQL can have 1590 beside",
         ),
+        (
+            "{type: integer}, at",
+            "{}, " + ", ".join(f"c{number}: {{type: integer}}" for number in range(1100)) + ", at",
+            "json_schema has 1102 properties, of which a whole row takes 9,0",
+        ),
         ("  source: the shop\n", "", "3: source: required, but not there"),
     ],
 )
@@ -147,6 +155,23 @@ def test_a_mistake_is_shown_with_its_line_and_what_is_allowed(
         read_connections("any")
     assert str(caught.value).startswith(f"{file}:")
     assert said in str(caught.value)
+
+
+def test_the_widest_row_that_can_be_declared_can_be_loaded(shop: Shop, warehouse_url: str) -> None:
+    def declare(columns: int) -> Connection:
+        names = {f"c{number}": "integer" for number in range(columns - 1)}
+        return scripted.connection(scripted.stream("s", id="integer", **names))
+
+    shop.connection = declare(993)
+    body = 'record("s", id=1, **{f"c{number}": 2**62 for number in range(992)}); status("s")'
+    assert shop.sync(body).rows == 1
+    stream = shop.connection.stream("s")
+    loaded = load_stream(
+        "shop", shop.connection, stream, lake=shop.lake, warehouse_url=warehouse_url, run_id="r"
+    )
+    assert loaded.load.rows == 1
+    with pytest.raises(ValidationError, match="996 properties, of which a whole row takes 8,1"):
+        declare(996)
 
 
 def test_streams_of_one_name_are_refused(file: Path) -> None:

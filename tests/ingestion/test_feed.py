@@ -11,6 +11,11 @@ from dagster_project.ingestion.feed import read_feed
 from tests.ingestion.zone import feed_of
 
 
+def column(name: str) -> dict[str, Any]:
+    """The change to a feed that has this column."""
+    return {"columns": {name: {"type": "text", "description": "x"}}, "primary_key": []}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -26,6 +31,15 @@ from tests.ingestion.zone import feed_of
         ({"delimiter": "||"}, "must be one ASCII character"),
         ({"primary_key": ["id", "day"]}, "no column is declared as day"),
         ({"primary_key": ["id", "id"]}, "names a column twice"),
+        (column("ctid"), "'ctid' cannot be a column: PostgreSQL"),
+        (column(""), "'' cannot be a column: PostgreSQL"),
+        (column("a\0"), "cannot be a column: PostgreSQL"),
+        (column("x" * 64), "xxx' cannot be a column: PostgreSQL"),
+        (column("_object"), "_object cannot be a column: the platform"),
+        (column("_loaded_at"), "_loaded_at cannot be a column: the platform"),
+        (column("_mesh_piece"), "_mesh_piece cannot be a column: the platform"),
+        (column("trip_date"), "trip_date is the partition_column"),
+        ({"partition_column": "_object"}, "_object cannot be a column: the platform"),
         ({"final_newline": "never"}, "'required' or 'optional'"),
     ],
 )

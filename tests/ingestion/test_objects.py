@@ -56,6 +56,23 @@ def test_an_object_is_full_with_its_bytes(lake: Lake, monkeypatch: pytest.Monkey
     assert [item.rows for item in it.take().objects] == [4, 4, 4, 4, 4]
 
 
+def test_sparse_records_of_many_columns_are_not_held_for_long(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "OBJECT_BYTES", 2**20)
+    monkeypatch.setattr(objects, "BATCH_ROWS", 50)
+    schema = {"properties": {f"c{number}": {"type": "integer"} for number in range(900)}}
+    it = StreamWriter(lake, "p", schema, generation=1)
+    for number in range(1000):
+        it.add({"c0": number}, 1, line({"c0": number}))
+        # A batch of 50 rows and 900 columns is 0.4 MB.
+        assert it.held < 1.5 * 2**20
+    part = it.take()
+    assert len(part.objects) > 5
+    assert part.sent_bytes == sum(len(line({"c0": number})) for number in range(1000))
+    assert it.received == part.sent_bytes
+
+
 def test_all_streams_together_hold_no_more_than_is_allowed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
