@@ -61,3 +61,17 @@ def _role(stream: StreamDeclaration, name: str) -> str:
     if name in stream.primary_key:
         return "is of its primary key"
     return "is its cursor" if name == stream.cursor_field else "its json_schema requires"
+
+
+def in_words(drift: Drift) -> dict[str, str]:
+    """What was other than declared, for people; empty if nothing was."""
+    said = {}
+    if drift.undeclared:
+        more = f" and {drift.undeclared_more:,} more" if drift.undeclared_more else ""
+        said["undeclared fields"] = ", ".join(drift.undeclared) + more
+    if drift.absent:
+        said["absent columns"] = ", ".join(drift.absent)
+    if drift.refused_values:
+        values = (f"{name}: {count:,}" for name, count in drift.refused_values.items())
+        said["refused values"] = ", ".join(values)
+    return said

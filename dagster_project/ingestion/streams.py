@@ -14,6 +14,7 @@ from dagster_project.ingestion.declaration import (
     StreamDeclaration,
     identity,
 )
+from dagster_project.ingestion.drift import in_words
 from dagster_project.ingestion.records import (
     AIRBYTE_DESCRIPTIONS,
     AIRBYTE_PARQUET,
@@ -247,7 +248,7 @@ def load_stream(
         )
 
     done = load(warehouse_url, target, plan, run_id=run_id, progress=progress, say=say)
-    return StreamLoad(done, _in_words(merged(came or _last_drift(log, stream))))
+    return StreamLoad(done, in_words(merged(came or _last_drift(log, stream))))
 
 
 def _same_lake(lake: Lake, log: CommitLog, state: TableState, table: Table) -> None:
@@ -284,16 +285,3 @@ def _last_drift(log: CommitLog, stream: StreamDeclaration) -> list[Drift]:
         if part is not None:
             return [part.drift]
     return []
-
-
-def _in_words(drift: Drift) -> dict[str, str]:
-    said = {}
-    if drift.undeclared:
-        more = f" and {drift.undeclared_more} more" if drift.undeclared_more else ""
-        said["fields not declared"] = ", ".join(drift.undeclared) + more
-    if drift.absent:
-        said["columns that no record had"] = ", ".join(drift.absent)
-    if drift.refused_values:
-        values = (f"{name}: {count:,}" for name, count in drift.refused_values.items())
-        said["values not of their column's type"] = ", ".join(values)
-    return said

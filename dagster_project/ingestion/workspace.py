@@ -24,8 +24,8 @@ from dagster_project.ingestion.declaration import (
     read_connections,
     resolve_config,
 )
+from dagster_project.ingestion.drift import in_words
 from dagster_project.ingestion.synced import Synced, SyncReport
-from dagster_project.lake.commits import Drift
 from dagster_project.lake.store import Lake
 from dagster_project.reference import server
 from dagster_project.settings import get_settings
@@ -167,21 +167,8 @@ def _with_counts(result: Any, synced: Synced | None) -> Any:
             "rows per second": round(stream.rows / synced.seconds) if synced.seconds else 0,
             "commit": synced.commit.number,
             "sync_mode": stream.last.sync_mode,
-            **_drift_metadata(stream.drift),
+            "refused rows": stream.drift.refused,
+            **in_words(stream.drift),
         },
         data_version=dg.DataVersion(stream.last.version),
     )
-
-
-def _drift_metadata(drift: Drift) -> dict[str, Any]:
-    """In what the records were other than declared; nothing if they were not."""
-    found: dict[str, Any] = {}
-    if drift.undeclared:
-        more = f" and {drift.undeclared_more:,} more" if drift.undeclared_more else ""
-        found["undeclared fields"] = ", ".join(drift.undeclared) + more
-    if drift.absent:
-        found["absent columns"] = ", ".join(drift.absent)
-    if drift.refused:
-        found["refused rows"] = drift.refused
-        found["refused values"] = drift.refused_values
-    return found

@@ -162,11 +162,13 @@ def _insert_newest(session: ArrowSession, target: Target, plan: Plan) -> int:
 
 
 def _drop_older(session: ArrowSession, target: Target, plan: Plan) -> int:
-    """Leave the newest row of each key in the temporary table; how many went."""
+    """Leave the newest staged row of each key, in each partition; how many went."""
     # So that the planner knows whether few rows meet a large table.
     session.run(f"ANALYZE {STAGE} ({_names(target.primary_key)})")
-    of_key = [c for c in target.columns if c.name in target.primary_key]
-    key = ", ".join(_value(plan, column) for column in of_key)
+    of_key = [_value(plan, c) for c in target.columns if c.name in target.primary_key]
+    if target.partition:
+        of_key.append(PIECE)
+    key = ", ".join(of_key)
     again = f"SELECT 1 FROM {STAGE} s GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
     if not session.count(f"SELECT count(*) FROM ({again}) AS first"):
         return 0
@@ -246,17 +248,7 @@ def _replace_partitions(
         f"DELETE FROM {target.table.relation} WHERE {quoted(target.partition)} IN "
         f"(SELECT partition::date FROM {PIECES})"
     )
-    distinct = ""
-    if target.primary_key:
-        # Of rows with the same key, the one that came last.
-        of_key = [c for c in target.columns if c.name in target.primary_key]
-        key = ", ".join([PIECE, *(_value(plan, column) for column in of_key)])
-        distinct = (
-            f"DELETE FROM {STAGE} s USING (SELECT ctid AS {PLACE}, row_number() OVER ("
-            f"PARTITION BY {key} ORDER BY ctid DESC) AS place FROM {STAGE} s) AS ranked "
-            f"WHERE s.ctid = ranked.{PLACE} AND ranked.place > 1"
-        )
-    duplicates = session.change(distinct) if distinct else 0
+    duplicates = _drop_older(session, target, plan) if target.primary_key else 0
     counts = {
         int(piece): int(rows)
         for piece, rows in session.run(
