@@ -46,7 +46,8 @@ def waiting_range(domain: str) -> tuple[str, str] | None:
     lake = Lake(get_settings().lake)
     days: set[str] = set()
     for feed in read_feeds(domain):
-        loaded = read_partitions(warehouse_url(), raw_table(domain, feed.name))
+        table = raw_table(domain, feed.name)
+        loaded = read_partitions(warehouse_url(), table, feed.partition_column)
         days |= days_waiting(domain, feed, lake, loaded).keys()
     return (min(days), max(days)) if days else None
 

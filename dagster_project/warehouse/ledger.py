@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dagster_project.identity import Table
+from dagster_project.identity import Table, quoted
 from dagster_project.warehouse.connection import connect
 
 #: Created under a lock, statement by statement; each is harmless where the thing exists.
@@ -69,20 +69,32 @@ class PartitionState:
     object_version: str
 
 
-def read_partitions(url: str, table: Table) -> dict[str, PartitionState]:
-    """What each partition of a table holds; empty for a table that is not there."""
+def partitions_held(table: Table, column: str) -> str:
+    """The query of a table's partitions, its schema and name as $1 and $2.
+
+    One of which rows were removed or added by hand is not among them: it is loaded again.
+    """
+    return (
+        "SELECT p.partition, p.version, p.rows, p.object, p.object_version FROM mesh.partitions p "
+        f"LEFT JOIN (SELECT to_char({quoted(column)}, 'YYYY-MM-DD') AS partition, "
+        f"count(*) AS rows FROM {table.relation} GROUP BY 1) AS held USING (partition) "
+        "WHERE p.table_schema = $1 AND p.table_name = $2 AND p.rows = coalesce(held.rows, 0)"
+    )
+
+
+def read_partitions(url: str, table: Table, column: str) -> dict[str, PartitionState]:
+    """What each partition of a table holds, by a column; empty for a table that is not there."""
+    import psycopg
+
     with connect(url, f"reading what {table} holds") as connection:
-        there = connection.execute(
-            "SELECT to_regclass('mesh.partitions') IS NOT NULL AND to_regclass(%s) IS NOT NULL",
+        cursor = psycopg.RawCursor(connection)
+        there = cursor.execute(
+            "SELECT to_regclass('mesh.partitions') IS NOT NULL AND to_regclass($1) IS NOT NULL",
             (table.relation,),
         ).fetchone()
         if there != (True,):
             return {}
-        rows = connection.execute(
-            "SELECT partition, version, rows, object, object_version FROM mesh.partitions "
-            "WHERE table_schema = %s AND table_name = %s",
-            (table.schema, table.name),
-        )
+        rows = cursor.execute(partitions_held(table, column), (table.schema, table.name))
         return {row[0]: PartitionState(*row) for row in rows}
 
 

@@ -16,7 +16,12 @@ from datetime import UTC, datetime
 from dagster_project.failures import TransientWarehouseError, WarehouseError
 from dagster_project.identity import Table
 from dagster_project.warehouse.arrow import ArrowSession, connect_arrow
-from dagster_project.warehouse.ledger import Load, PartitionState, TableState
+from dagster_project.warehouse.ledger import (
+    Load,
+    PartitionState,
+    TableState,
+    partitions_held,
+)
 from dagster_project.warehouse.moves import move, nothing, version_after
 from dagster_project.warehouse.staging import Plan, forget_rejects, reject, stage
 from dagster_project.warehouse.tables import Prepared, lock, prepare_schemas, prepare_table
@@ -143,11 +148,10 @@ def _state(session: ArrowSession, target: Target) -> tuple[TableState, dict[str,
                 "they would be appended again. Rename or drop the table to have it loaded anew"
             )
         rows = [("", 0, held, "", "")]
-    partitions = session.run(
-        "SELECT partition, version, rows, object, object_version FROM mesh.partitions "
-        "WHERE table_schema=$1 AND table_name=$2",
-        (table.schema, table.name),
-    )
+    partitions = []
+    if target.partition:
+        held_now = partitions_held(table, target.partition)
+        partitions = session.run(held_now, (table.schema, table.name))
     return TableState(*rows[0]), {row[0]: PartitionState(*row) for row in partitions}
 
 

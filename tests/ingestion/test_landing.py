@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from dagster_project.failures import SourceError
@@ -52,6 +53,19 @@ def test_the_same_content_again_changes_nothing_and_stops_waiting(zone: Zone, na
     assert not again.did_change
     assert again.version == first.version
     assert zone.rows("ctid::text, xmin::text") == before
+    assert zone.waiting() == []
+
+
+def test_a_day_of_which_rows_were_removed_by_hand_waits_to_be_loaded_again(zone: Zone) -> None:
+    zone.drop("2026-01-01", "1,0.5,a\n2,0.5,a\n")
+    zone.drop("2026-01-02", "3,0.5,a\n")
+    zone.load("2026-01-01", "2026-01-02")
+    with psycopg.connect(zone.url) as connection:
+        connection.execute("DELETE FROM city_raw.trips WHERE id = 1")
+    assert zone.waiting() == ["2026-01-01"]
+    done = zone.load("2026-01-01", "2026-01-02")
+    assert (done.new, done.removed) == (2, 1)
+    assert zone.rows("id") == [(1,), (2,), (3,)]
     assert zone.waiting() == []
 
 

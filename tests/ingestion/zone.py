@@ -63,7 +63,8 @@ class Zone:
         self.put((header + rows).encode(), name or f"trips_{day}.csv")
 
     def waiting(self) -> list[str]:
-        loaded = read_partitions(self.url, target_of("city", self.feed).table)
+        table = target_of("city", self.feed).table
+        loaded = read_partitions(self.url, table, self.feed.partition_column)
         return sorted(days_waiting("city", self.feed, self.lake, loaded))
 
     def load_feed(self, *days: str) -> FeedLoad:

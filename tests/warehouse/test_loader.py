@@ -322,7 +322,7 @@ def test_a_partition_that_comes_again_replaces_its_rows_only(warehouse: Warehous
         ("2026-01-01", 9, "landing/2026-01-01.csv"),
         ("2026-01-02", 3, "landing/2026-01-02.csv"),
     ]
-    held = read_partitions(warehouse.url, TABLE)
+    held = read_partitions(warehouse.url, TABLE, "day")
     assert held["2026-01-01"] == PartitionState(
         "2026-01-01", "z", 1, "landing/2026-01-01.csv", "v-z"
     )
@@ -333,7 +333,7 @@ def test_an_empty_partition_is_a_partition(warehouse: Warehouse) -> None:
     warehouse.load_pieces([day_piece("2026-01-01", [("1", "a")], "x")], PARTITIONED, TEXT)
     done = warehouse.load_pieces([day_piece("2026-01-01", [], "y")], PARTITIONED, TEXT)
     assert counts(done) == {"removed": 1}
-    assert read_partitions(warehouse.url, TABLE)["2026-01-01"].rows == 0
+    assert read_partitions(warehouse.url, TABLE, "day")["2026-01-01"].rows == 0
 
 
 def test_dropping_a_partitioned_table_forgets_all_its_partitions(warehouse: Warehouse) -> None:
@@ -341,10 +341,10 @@ def test_dropping_a_partitioned_table_forgets_all_its_partitions(warehouse: Ware
     pieces = [day_piece(day, [("1", "a")], "x") for day in days]
     warehouse.load_pieces(pieces, PARTITIONED, TEXT)
     warehouse.query(f"DROP TABLE {TABLE.relation}")
-    assert read_partitions(warehouse.url, TABLE) == {}
+    assert read_partitions(warehouse.url, TABLE, "day") == {}
     done = warehouse.load_pieces(pieces[:1], PARTITIONED, TEXT)
     assert done.rows == 1
-    assert set(read_partitions(warehouse.url, TABLE)) == {"2026-01-01"}
+    assert set(read_partitions(warehouse.url, TABLE, "day")) == {"2026-01-01"}
 
 
 # Rejects
