@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: Rows that are in memory at once, twice over: as Arrow has them and as PostgreSQL takes them.
-BATCH_ROWS, BATCH_VALUES = 16_384, 1_000_000
+BATCH_ROWS, BATCH_VALUES = 16_384, 160_000
 
 AIRBYTE_COLUMNS = (
     Column(RAW_ID, "text", AIRBYTE_DESCRIPTIONS[RAW_ID]),
