@@ -2,17 +2,26 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
 
 from dagster_project.components.folder import domain_of
+from dagster_project.components.partitions import PartitionedTable, partitioned_tables
 from dagster_project.declarations import Declared
+from dagster_project.domain import read_domain
 from dagster_project.failures import DeclarationError
+from dagster_project.quality.outcome import Outcome, Partitions
 from dagster_project.quality.server import validate_here_or_there
+from dagster_project.quality.standing import Failure, record
 from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
-from dagster_project.quality.validation import Outcome
+from dagster_project.quality.validation import Request
 from dagster_project.settings import EXPECTATIONS, warehouse_url
 
 _SEVERITY = {
@@ -20,6 +29,8 @@ _SEVERITY = {
     Severity.WARNING: dg.AssetCheckSeverity.WARN,
     Severity.INFO: dg.AssetCheckSeverity.WARN,
 }
+#: Partitions that the metadata lists at most.
+_SHOWN = 50
 
 
 class ExpectationSuitesDeclaration(Declared):
@@ -42,7 +53,14 @@ class ExpectationSuites(dg.Component):
         suites = read_suites(domain)
         if not suites:
             raise DeclarationError(f"{EXPECTATIONS / domain} holds no suite: {context.path}")
-        return dg.Definitions(asset_checks=[suite_checks(suite) for suite in suites])
+        partitioned = partitioned_tables(domain)
+        personal = read_domain(domain).personal_data
+        return dg.Definitions(
+            asset_checks=[
+                suite_checks(suite, partitioned.get(suite.table), personal.get(suite.name, ()))
+                for suite in suites
+            ]
+        )
 
 
 def _spec(suite: Suite, expectation: Expectation) -> dg.AssetCheckSpec:
@@ -55,8 +73,16 @@ def _spec(suite: Suite, expectation: Expectation) -> dg.AssetCheckSpec:
     )
 
 
-def suite_checks(suite: Suite) -> dg.AssetChecksDefinition:
-    """The asset checks of a table, one op for all of them."""
+def suite_checks(
+    suite: Suite, partitioned: PartitionedTable | None = None, personal: Sequence[str] = ()
+) -> dg.AssetChecksDefinition:
+    """The asset checks of a table, one op for all of them.
+
+    On a partitioned table those of the run's partitions are validated. The checks themselves have
+    no partitions: a check of Dagster's that has is an event a partition, ten milliseconds of
+    processor time each, a minute for the checks of a year of days. What fails is kept by partition
+    in the warehouse instead, and a check passes if none of the table's partitions stands failed.
+    """
     expectations = {expectation.check: expectation for expectation in suite.expectations}
 
     @dg.multi_asset_check(
@@ -66,17 +92,82 @@ def suite_checks(suite: Suite) -> dg.AssetChecksDefinition:
         op_tags={"dagster/compute_kind": "great_expectations"},
     )
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        url = warehouse_url()
+        partitions = _partitions(context.run.tags, partitioned, url) if partitioned else None
         chosen = [key.name for key in context.selected_asset_check_keys]
-        for outcome in validate_here_or_there(warehouse_url(), suite, chosen):
-            yield _result(suite, expectations[outcome.check], outcome)
+        validation = validate_here_or_there(url, Request(suite, chosen, partitions, personal))
+        standing = record(
+            url,
+            suite.table,
+            validation.outcomes,
+            {check: expectation.severity.value for check, expectation in expectations.items()},
+            partitions,
+            context.run.run_id,
+        )
+        for outcome in validation.outcomes:
+            failures = standing.get(outcome.check, [])
+            yield _result(suite, expectations[outcome.check], outcome, partitions, failures)
 
     return checks
 
 
-def _result(suite: Suite, expectation: Expectation, outcome: Outcome) -> dg.AssetCheckResult:
+def _partitions(
+    tags: Mapping[str, str], partitioned: PartitionedTable, url: str
+) -> Partitions | None:
+    """The run's partitions; in a run of none, those that the table has; None if it has none."""
+    single = tags.get(PARTITION_NAME_TAG)
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, single)
+    last = tags.get(ASSET_PARTITION_RANGE_END_TAG, single)
+    if first and last:
+        keys = partitioned.definition.get_partition_keys_in_range(dg.PartitionKeyRange(first, last))
+    else:
+        keys = partitioned.held(url)
+    return Partitions(partitioned.column, tuple(keys)) if keys else None
+
+
+def _result(
+    suite: Suite,
+    expectation: Expectation,
+    outcome: Outcome,
+    partitions: Partitions | None,
+    standing: Sequence[Failure],
+) -> dg.AssetCheckResult:
+    # What failed earlier, in other partitions than this run's, is shown, and stops nothing here.
+    elsewhere = [failure for failure in standing if failure.partition not in outcome.failed]
+    severity = _SEVERITY[expectation.severity]
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(list(suite.table.asset_key)),
+        check_name=expectation.check,
+        passed=outcome.passed and not elsewhere,
+        severity=dg.AssetCheckSeverity.WARN if outcome.passed else severity,
+        description=_description(outcome, partitions, elsewhere),
+        metadata=_metadata(expectation, outcome, partitions, standing),
+    )
+
+
+def _description(
+    outcome: Outcome, partitions: Partitions | None, elsewhere: Sequence[Failure]
+) -> str | None:
+    if outcome.error:
+        return f"could not be evaluated: {outcome.error}"
+    if outcome.passed and elsewhere:
+        days = ", ".join(failure.partition for failure in elsewhere[:5])
+        more = f" and {len(elsewhere) - 5} more" if len(elsewhere) > 5 else ""
+        return f"{partitions} passes; what stands failed are {days}{more}"
+    return None
+
+
+def _metadata(
+    expectation: Expectation,
+    outcome: Outcome,
+    partitions: Partitions | None,
+    standing: Sequence[Failure],
+) -> dict[str, Any]:
     metadata: dict[str, Any] = {"severity": expectation.severity.value}
+    if partitions:
+        metadata["partitions"] = str(partitions)
     if outcome.observed is not None:
-        metadata["observed value"] = dg.MetadataValue.text(str(outcome.observed))
+        metadata["observed value"] = str(outcome.observed)
     if outcome.unexpected_count is not None:
         metadata["unexpected rows"] = outcome.unexpected_count
     if outcome.unexpected_percent is not None:
@@ -85,11 +176,34 @@ def _result(suite: Suite, expectation: Expectation, outcome: Outcome) -> dg.Asse
         metadata["rows"] = outcome.rows
     if outcome.error:
         metadata["could not be evaluated"] = outcome.error
-    return dg.AssetCheckResult(
-        asset_key=dg.AssetKey(list(suite.table.asset_key)),
-        check_name=expectation.check,
-        passed=outcome.passed,
-        severity=_SEVERITY[expectation.severity],
-        description=f"could not be evaluated: {outcome.error}" if outcome.error else None,
-        metadata=metadata,
+    if standing:
+        metadata["fails since"] = dg.MetadataValue.timestamp(min(f.since for f in standing))
+        metadata["fails since run"] = dg.MetadataValue.dagster_run(
+            min(standing, key=lambda failure: failure.since).run_id
+        )
+    if partitions and standing:
+        metadata["failing partitions"] = _table(
+            [
+                {"partition": f.partition, "unexpected rows": f.unexpected, "since": f.since}
+                for f in standing[:_SHOWN]
+            ]
+        )
+    if outcome.sample:
+        metadata["sample"] = _table(outcome.sample)
+    if outcome.query:
+        metadata["query"] = dg.MetadataValue.md(f"```sql\n{outcome.query}\n```")
+    return metadata
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Rows as a table of text."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({name: _shown(row.get(name)) for name in names}) for row in rows],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in names]),
     )
+
+
+def _shown(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -11,7 +11,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import AuthenticationError
@@ -24,8 +24,8 @@ from multiprocessing.connection import (
 )
 
 from dagster_project.failures import MeshError, WarehouseError
-from dagster_project.quality.suites import Suite
-from dagster_project.quality.validation import Outcome, validate
+from dagster_project.quality.outcome import Validation
+from dagster_project.quality.validation import Request, validate
 from dagster_project.warehouse.connection import masked
 
 #: `port:key`, set by a run for its own processes: no setting, and not for people.
@@ -35,6 +35,7 @@ _HOST = "127.0.0.1"
 PRELOADED = (
     "great_expectations",
     "great_expectations.core.expectation_suite",
+    "dagster_project.quality.pushdown",
     "psycopg2.extras",
     "sqlalchemy.dialects.postgresql.psycopg2",
 )
@@ -74,37 +75,37 @@ def validation_server() -> Iterator[None]:
             process.wait()
 
 
-def validate_here_or_there(url: str, suite: Suite, checks: Sequence[str]) -> list[Outcome]:
+def validate_here_or_there(url: str, request: Request) -> Validation:
     """`validate`, in the run's validation server if there is one, or else in this process."""
     address = os.environ.get(ADDRESS)
     if not address:
-        return validate(url, suite, checks)
+        return validate(url, request)
     port, _, key = address.partition(":")
     try:
         with Client((_HOST, int(port)), authkey=key.encode()) as connection:
-            connection.send((url, suite, list(checks)))
+            connection.send((url, request))
             answer = connection.recv()
     except (OSError, EOFError, AuthenticationError) as error:
         raise WarehouseError(
-            f"{suite.table} could not be validated: the validation process ended ({error!r}). Run "
-            "the checks again"
+            f"{request.suite.table} could not be validated: the validation process ended "
+            f"({error!r}). Run the checks again"
         ) from None
     if isinstance(answer, MeshError):
         raise answer
-    outcomes: list[Outcome] = answer
-    return outcomes
+    validation: Validation = answer
+    return validation
 
 
 def _answer(connection: Connection) -> None:
-    url, suite, checks = connection.recv()
+    url, request = connection.recv()
     try:
-        connection.send(validate(url, suite, checks))
+        connection.send(validate(url, request))
     except MeshError as error:
         connection.send(error)
     except Exception as error:  # noqa: BLE001 - who asked is told, and raises it
-        connection.send(
-            MeshError(f"{suite.table} could not be validated: {masked(repr(error))}. Report this")
-        )
+        table = request.suite.table
+        message = f"{table} could not be validated: {masked(repr(error))}. Report this"
+        connection.send(MeshError(message))
 
 
 def _serve() -> None:

@@ -23,9 +23,10 @@ import pytest
 
 from dagster_project.failures import DeclarationError, TransientWarehouseError, WarehouseError
 from dagster_project.quality import server
+from dagster_project.quality.outcome import Outcome
 from dagster_project.quality.server import ADDRESS, validate_here_or_there, validation_server
 from dagster_project.quality.suites import Suite
-from dagster_project.quality.validation import Outcome
+from dagster_project.quality.validation import Request
 
 #: A run's process: it has a validation server for as long as it lives.
 RUN = """\
@@ -125,8 +126,8 @@ NO_SUCH = ("expect_column_values_to_not_be_null", {"column": "nope"})
 
 def validated(url: str, suite: Suite, *checks: str) -> dict[str, Outcome]:
     chosen = checks or [expectation.check for expectation in suite.expectations]
-    outcomes = validate_here_or_there(url, suite, chosen)
-    return {outcome.check: outcome for outcome in outcomes}
+    validation = validate_here_or_there(url, Request(suite, chosen))
+    return {outcome.check: outcome for outcome in validation.outcomes}
 
 
 def test_a_table_passes_and_fails_with_counts(there: Run, orders: str) -> None:

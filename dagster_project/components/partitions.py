@@ -1,0 +1,86 @@
+"""Which of a domain's tables are partitioned, and by which column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_project.components.landing_feed import feed_partitions
+from dagster_project.declarations import Declared, parse, validate
+from dagster_project.domain import domain_folder
+from dagster_project.identity import DBT_PROJECT, Table, quoted, raw_table
+from dagster_project.ingestion.feed import read_feed, read_feeds
+from dagster_project.transformation.project import read_manifest
+from dagster_project.transformation.versions import models, node_table
+from dagster_project.warehouse.connection import connect
+
+DBT_MODELS_TYPE = "dagster_project.components.DbtModels"
+
+
+class DailyModels(Declared):
+    """Incremental models that are built by the day; each has the feed's partition column."""
+
+    feed: str = Field(description="The feed whose days they are partitioned by.")
+    models: list[str] = Field(min_length=1)
+
+
+class DbtModelsDeclaration(Declared):
+    """What a domain says of its dbt models, which lie in dbt_project/models/<domain>/."""
+
+    daily: DailyModels | None = None
+
+
+def daily_models(domain: str) -> DailyModels | None:
+    """What the domain declares of models that are built by the day."""
+    path = domain_folder(domain) / "transform" / "defs.yaml"
+    if not path.exists():
+        return None
+    for document, node in parse(path):
+        if isinstance(document, dict) and document.get("type") == DBT_MODELS_TYPE:
+            attributes = document.get("attributes") or {}
+            return validate(path, DbtModelsDeclaration, attributes, node, at=("attributes",)).daily
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionedTable:
+    """A table that is loaded, or built, a partition at a time."""
+
+    table: Table
+    #: A date, by which the rows are partitioned.
+    column: str
+    definition: dg.DailyPartitionsDefinition
+
+    def held(self, url: str) -> list[str]:
+        """The partitions it has rows of, in order; none if it is not there yet."""
+        with connect(url, f"reading the partitions of {self.table}") as connection:
+            there = connection.execute(
+                "SELECT to_regclass(%s) IS NOT NULL", [self.table.relation]
+            ).fetchone()
+            if there != (True,):
+                return []
+            rows = connection.execute(
+                f"SELECT DISTINCT to_char({quoted(self.column)}, 'YYYY-MM-DD') "
+                f"FROM {self.table.relation} WHERE {quoted(self.column)} IS NOT NULL ORDER BY 1"
+            )
+            return [row[0] for row in rows]
+
+
+def partitioned_tables(domain: str) -> dict[Table, PartitionedTable]:
+    """The raw tables of feeds, and the models that are built by the day of one."""
+    found = {
+        raw_table(domain, feed.name): PartitionedTable(
+            raw_table(domain, feed.name), feed.partition_column, feed_partitions(feed)
+        )
+        for feed in read_feeds(domain)
+    }
+    daily = daily_models(domain)
+    if daily:
+        feed, nodes = read_feed(domain, daily.feed), models(read_manifest())
+        for name in daily.models:
+            if node := nodes.get(f"model.{DBT_PROJECT}.{name}"):
+                table = node_table(node)
+                found[table] = PartitionedTable(table, feed.partition_column, feed_partitions(feed))
+    return found

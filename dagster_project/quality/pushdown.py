@@ -1,0 +1,175 @@
+"""Stock expectations whose figures come from few statements, none of which fetches a row.
+
+Great Expectations bundles the aggregates of a table into one statement, but not the figures of
+uniqueness, of sets of distinct values, of filtered rows and of queries for unexpected rows: each
+is a statement or two more. Here an expectation asks for an equal figure under the same name that
+is an aggregate too. The verdict is the stock expectation's own. What is only to be shown, as rows
+and values, is not asked for here: that is the second look, where an expectation failed.
+
+Imports Great Expectations.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from great_expectations.expectations.core import ExpectTableRowCountToBeBetween
+from great_expectations.expectations.expectation import Expectation
+from great_expectations.expectations.metrics.metric_provider import MetricProvider
+from great_expectations.validator.metric_configuration import MetricConfiguration
+
+from dagster_project.quality.figures import (
+    DistinctValues,
+    DuplicatedRows,
+    QueryOfDuplicatedRows,
+    RowsOfDomain,
+    SampleOfUnexpectedRows,
+    UnexpectedOfDomain,
+    UnexpectedRows,
+    domain_of_every_row,
+)
+
+#: No row is left out by it.
+_EVERY_ROW = (None, "never", "neither")
+
+#: Figures that are only shown, and what stands in their place.
+_SHOWN: dict[str, Any] = {
+    "column.distinct_values.not_in_set": [],
+    "column.distinct_values.missing_from_column": [],
+    "unexpected_rows_query.table": [],
+}
+
+_UNEXPECTED = ".unexpected_count"
+
+
+def _substitute(name: str, metric: MetricConfiguration, every_row: Any) -> MetricConfiguration:
+    """The figure to ask for in place of the one of this name."""
+    domain, values = metric.metric_domain_kwargs, metric.metric_value_kwargs
+    here = {"every_row": every_row}
+
+    def figure(provider: type[MetricProvider], **more: Any) -> MetricConfiguration:
+        return MetricConfiguration(provider.metric_name, domain, here | more)
+
+    match name:
+        case "column_values.unique.unexpected_count" | "compound_columns.unique.unexpected_count":
+            return figure(DuplicatedRows)
+        case "column.distinct_values.count":
+            return figure(DistinctValues)
+        case "column.distinct_values.not_in_set.count":
+            return figure(DistinctValues, outside=values.get("value_set") or [])
+        case "column.distinct_values.missing_from_column.count":
+            return figure(DistinctValues, lacking=values.get("value_set") or [])
+        case "unexpected_rows_query.row_count":
+            return MetricConfiguration(
+                UnexpectedRows.metric_name, {**domain, "row_condition": every_row}, here | values
+            )
+    counts = name == "table.row_count" or name.endswith(".filtered_row_count")
+    if domain.get("ignore_row_if") in _EVERY_ROW and domain.get("row_condition") == every_row:
+        if counts:
+            return MetricConfiguration("table.row_count", domain_of_every_row(domain, here))
+        if "column_list" not in domain and "column_A" not in domain:
+            return metric
+    if counts:
+        return figure(RowsOfDomain)
+    if name.endswith(_UNEXPECTED):
+        return figure(
+            UnexpectedOfDomain,
+            condition=name.removesuffix(_UNEXPECTED) + ".condition",
+            of=dict(values),
+        )
+    return metric
+
+
+class _Look:
+    """Mixed into an expectation. `condition` is the one that all of a suite's have."""
+
+    @classmethod
+    def every_row(cls) -> Any:
+        raise NotImplementedError
+
+    def get_validation_dependencies(self, *args: Any, **kwargs: Any) -> Any:
+        needed = super().get_validation_dependencies(*args, **kwargs)  # type: ignore[misc]
+        for name, metric in list(needed.metric_configurations.items()):
+            if (other := self.instead(name, metric)) is None:
+                needed.remove_metric_configuration(name)
+            else:
+                needed.set_metric_configuration(name, other)
+        return needed
+
+    def instead(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
+        """The figure to ask for in place of the one of this name; None for none."""
+        raise NotImplementedError
+
+
+class _FirstLook(_Look):
+    def instead(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
+        if name in _SHOWN or name.endswith(".unexpected_values"):
+            return None
+        return _substitute(name, metric, self.every_row())
+
+    def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super()._validate(_SHOWN | metrics, *args, **kwargs)  # type: ignore[misc]
+
+
+class _SecondLook(_Look):
+    """Fetches no more rows of a query for unexpected ones than are shown."""
+
+    def instead(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
+        if name == "compound_columns.unique.unexpected_values":
+            return None
+        if name == "compound_columns.unique.unexpected_index_query":
+            result_format = metric.metric_value_kwargs["result_format"]
+            shown = {"shown": result_format.get("unexpected_index_column_names") or []}
+            return MetricConfiguration(
+                QueryOfDuplicatedRows.metric_name, metric.metric_domain_kwargs, shown
+            )
+        if name != "unexpected_rows_query.table":
+            return _substitute(name, metric, self.every_row())
+        domain = {**metric.metric_domain_kwargs, "row_condition": self.every_row()}
+        return MetricConfiguration(
+            SampleOfUnexpectedRows.metric_name, domain, metric.metric_value_kwargs
+        )
+
+    def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        raw = super()._validate(metrics, *args, **kwargs)  # type: ignore[misc]
+        if "unexpected_rows_query.table" in metrics:
+            found = metrics["unexpected_rows_query.table"]
+            raw["result"] |= {"unexpected_count": raw["result"]["observed_value"]} | found
+        return raw
+
+
+@cache
+def _class(look: type[_Look], stock: type[Expectation], every_row: str) -> type[Expectation]:
+    condition = json.loads(every_row)
+    name = f"{look.__name__.strip('_')}{stock.__name__}"
+    members = {"every_row": classmethod(lambda cls: condition), "__module__": __name__}
+    return type(name, (look, stock), members)
+
+
+def as_configured(condition: Any) -> Any:
+    """A row condition as it stands in an expectation's configuration."""
+    if condition is None:
+        return None
+    kwargs = ExpectTableRowCountToBeBetween(row_condition=condition).configuration.kwargs
+    return kwargs["row_condition"]
+
+
+def _looking(look: Any, stock: Expectation, every_row: Any) -> Expectation:
+    kind: Any = type(stock)
+    return _class(look, kind, json.dumps(every_row))(**stock.configuration.kwargs)
+
+
+def first_look(stock: Expectation, every_row: Any = None) -> Expectation:
+    """The expectation as one to be validated with result format BASIC or less.
+
+    `every_row` is the row condition that all of a suite's expectations have, `as_configured`;
+    another one is a filter of the single expectation.
+    """
+    return _looking(_FirstLook, stock, every_row)
+
+
+def second_look(stock: Expectation, every_row: Any = None) -> Expectation:
+    """The expectation as one to be validated for what there is to show."""
+    return _looking(_SecondLook, stock, every_row)
