@@ -11,6 +11,7 @@ Imports Great Expectations.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from typing import Any
@@ -143,7 +144,9 @@ class _SecondLook(_Look):
 @cache
 def _class(look: type[_Look], stock: type[Expectation], every_row: str) -> type[Expectation]:
     condition = json.loads(every_row)
-    name = f"{look.__name__.strip('_')}{stock.__name__}"
+    # Great Expectations finds a class by its name.
+    digest = hashlib.sha256(every_row.encode()).hexdigest()[:12]
+    name = f"{look.__name__.strip('_')}{stock.__name__}{digest}"
     members = {"every_row": classmethod(lambda cls: condition), "__module__": __name__}
     return type(name, (look, stock), members)
 
