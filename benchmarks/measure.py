@@ -37,11 +37,21 @@ def cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def largest_memory() -> float:
+    """The largest resident memory that this process had, in MB."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not that of `getrusage`, which on Linux is at least what the parent had when it started this.
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def _run(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     began, used = time.perf_counter(), cpu_seconds()
     result = function(*arguments)
     wall, cpu = time.perf_counter() - began, cpu_seconds() - used
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    own = largest_memory()
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     pipe.send(Measured(wall, cpu, own, children, result))
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import pytest
@@ -58,9 +59,14 @@ def warehouse_url(postgres: Endpoint) -> str:
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    """An empty lake."""
-    return Lake((tmp_path / "lake").as_uri())
+def lake(tmp_path: Path, request: pytest.FixtureRequest) -> Lake:
+    """An empty lake: on disk, or, if the test asks for "s3", on an S3 that fails now and then."""
+    if getattr(request, "param", "disk") == "disk":
+        return Lake((tmp_path / "lake").as_uri())
+    request.getfixturevalue("in_haste")
+    server = cast(S3Server, request.getfixturevalue("s3_server"))
+    server.storm(seed=len(request.node.name), share=0.1)
+    return cast(Lake, request.getfixturevalue("s3_lake"))
 
 
 @pytest.fixture(scope="session")

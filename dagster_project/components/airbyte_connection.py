@@ -137,14 +137,15 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
         name=load_step(name.table), specs=[spec], check_specs=[declaration_check(name.table)]
     )
     def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        lake = Lake(get_settings().lake)
         done = load_stream(
             domain,
             connection,
             stream,
-            lake=Lake(get_settings().lake),
+            lake=lake,
             warehouse_url=warehouse_url(),
             run_id=context.run.run_id,
-            progress=LoadProgress(context.log.info),
+            progress=LoadProgress(context.log.info, lake),
             say=context.log.warning,
         )
         yield dg.MaterializeResult(

@@ -106,14 +106,15 @@ class LandingFeed(dg.Component):
             backfill_policy=dg.BackfillPolicy.single_run(),
         )
         def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+            lake = Lake(get_settings().lake)
             done = load_feed(
                 domain,
                 feed,
                 context.partition_keys,
-                lake=Lake(get_settings().lake),
+                lake=lake,
                 warehouse_url=warehouse_url(),
                 run_id=context.run.run_id,
-                progress=LoadProgress(context.log.info),
+                progress=LoadProgress(context.log.info, lake),
                 say=context.log.warning,
             )
             findings = feed_findings(done)

@@ -9,6 +9,8 @@ from typing import Any
 import dagster as dg
 
 from dagster_project.identity import Table
+from dagster_project.ingestion.synced import megabytes, rates
+from dagster_project.lake.store import Lake
 from dagster_project.warehouse.ledger import Load
 from dagster_project.warehouse.target import Column
 
@@ -78,17 +80,23 @@ def load_metadata(table: Table, done: Load) -> dict[str, Any]:
 
 
 class LoadProgress:
-    """Says how far a load is, once it takes longer than some seconds."""
+    """Says how far a load is, once it takes longer than some seconds.
+
+    Bytes are of the objects that were read for it from the lake, a little ahead of the rows.
+    """
 
     #: Seconds between two words of it.
     EVERY = 5.0
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], lake: Lake) -> None:
         self._say = say
+        self._lake, self._before = lake, lake.bytes_read
         self._began = self._told = time.monotonic()
 
     def __call__(self, rows: int) -> None:
         now = time.monotonic()
         if now - self._told >= self.EVERY:
             self._told = now
-            self._say(f"{rows:,} rows so far ({rows / (now - self._began):,.0f} rows/s)")
+            size = self._lake.bytes_read - self._before
+            so_far = rates(rows, size, now - self._began)
+            self._say(f"{rows:,} rows so far, {megabytes(size)} ({so_far})")

@@ -19,6 +19,7 @@ from dagster_project.ingestion.landed_rows import (
     set_aside,
     text_schema,
 )
+from dagster_project.ingestion.quotes import Quotes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,7 @@ class _Text:
         #: Of another width than the header, so that it is no row.
         self.end = _END if len(feed.columns) > 1 else feed.delimiter.join((_END, _END))
         self._is_over = False
+        self._quotes = Quotes(feed.delimiter) if feed.quotes else None
         self._lines = 1
         self._last = ""
         self.has_nul = False
@@ -102,6 +104,14 @@ class _Text:
                 f"{self._key}: line {line} is not valid {self._encoding} ({reason}). Say how the "
                 "files are encoded in the feed's `encoding`, or have the file delivered again"
             ) from None
+        if self._quotes and (place := self._quotes.amiss(content)) is not None:
+            line = self._lines + content[: max(0, place)].count(b"\n")
+            raise SourceError(
+                f"{self._key}: line {line} has a quote in the middle of a value, or text after the "
+                "quote that ends one; or a value of a line before it is opened and not closed. "
+                "Have it delivered with such values quoted and their quotes doubled, or say "
+                "`quotes: false` in the feed's declaration if its quotes are ordinary characters"
+            )
         self._lines += text.count("\n")
         self._last = text[-1:] or self._last
         self.has_nul = self.has_nul or "\0" in text
@@ -163,7 +173,10 @@ def csv_batches(file: pa.NativeFile, key: str, feed: FeedDeclaration) -> Iterato
             read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
             parse_options=csv.ParseOptions(
                 delimiter=feed.delimiter,
+                quote_char='"' if feed.quotes else False,
                 newlines_in_values=True,
+                # The only column may be empty.
+                ignore_empty_lines=len(feed.columns) > 1,
                 invalid_row_handler=misfits.put_aside,
             ),
             convert_options=csv.ConvertOptions(

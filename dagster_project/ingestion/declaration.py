@@ -33,15 +33,16 @@ _PLATFORMS = len(AIRBYTE_COLUMNS) + 6
 COLUMNS = 1600 - _PLATFORMS
 #: Bytes that PostgreSQL's row can have, and those of them that the platform's columns take.
 ROW_BYTES, _OWN_BYTES = 8160, 64
-#: Bytes that a value takes within its row at least: it keeps long texts elsewhere.
+#: Bytes that a value takes within its row at least, if it is not zero or empty; a number is taken
+#: for one with a fraction. It keeps long texts elsewhere.
 _LEAST_BYTES = {
     "bigint": 8,
     "timestamptz": 8,
     "date": 4,
     "boolean": 1,
-    "jsonb": 4,
-    "numeric": 3,
-    "text": 1,
+    "jsonb": 5,
+    "numeric": 7,
+    "text": 2,
 }
 
 

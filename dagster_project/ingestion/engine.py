@@ -3,6 +3,11 @@
 What an Airbyte server does for a connection, on one machine. Objects are written while records
 come; they become data when a commit names them, which is written last, and only if every stream
 was whole. Killed at any moment and run again, nothing is lost and nothing is there twice.
+
+A full refresh that is appended is there once for each sync, and so would be twice after a sync that
+was whole, and whose caller was killed before it was done with it. Only the caller can tell that
+from a sync that is wanted once more: it says so of the last commit (`heard`), and is given what
+that one brought instead of another sync.
 """
 
 from __future__ import annotations
@@ -29,14 +34,13 @@ from dagster_project.ingestion.declaration import (
 from dagster_project.ingestion.drift import drift_of, harms
 from dagster_project.ingestion.exact import at_risk
 from dagster_project.ingestion.leftovers import Marker, Markers, home_id, turn
-from dagster_project.ingestion.lines import LineSplitter
+from dagster_project.ingestion.lines import LineSplitter, holds_data
 from dagster_project.ingestion.masking import masking, secrets_of
 from dagster_project.ingestion.objects import DIGEST_BYTES, StreamWriter
 from dagster_project.ingestion.process import connector_command, manifest_arguments, running
 from dagster_project.ingestion.protocol import (
     Conversation,
     StreamProgress,
-    holds_data,
     mixed_output,
     read_message,
 )
@@ -63,6 +67,8 @@ def sync(
     lake: Lake,
     home: Path,
     timeout: float,
+    run_id: str = "",
+    heard: Callable[[Commit], bool] = lambda commit: True,
     progress: Progress = lambda so_far: None,
     say: Say = lambda text: None,
 ) -> Synced:
@@ -71,6 +77,8 @@ def sync(
     `config` is the connector's configuration with its secrets; `timeout` is in seconds. `progress`
     is told how far it is, at most once a second; `say` what else a person should know. If another
     sync of the connection runs from this home, it is waited for, and what it brought is given.
+    `run_id` is kept in the commits; `heard` says whether the run of a sync's last commit was done
+    with it, and is asked only if rows would be there twice otherwise.
 
     Raises SourceError if the connector failed or what it sent is not whole; then nothing is
     committed but checkpoints, and the next sync starts from the last commit.
@@ -80,18 +88,16 @@ def sync(
     with turn(home, domain, connection.name, 2 * timeout, say) as (folder, waited):
         markers = Markers(lake, domain, connection.name)
         home_name = home_id(home)
-        dead = markers.clear_dead(home_name, say)
+        markers.clear_dead(home_name, say)
         joined = None
-        if dead and _doubles(connection):
-            # One that ended whole and could not say so any more: it is not made twice.
-            unheard = [commit for commit in log.since(0) if commit.sync in dead]
-            joined = _joined(connection, unheard)
-        if waited and joined is None:
+        if waited:
             joined = _joined(connection, log.since(before[-1] if before else 0))
+        if joined is None and _doubles(connection):
+            joined = _unheard(connection, log, heard)
         if joined is not None:
             return joined
         command = connector_command(domain, connection, home)
-        run = _Sync(domain, connection, lake, log, timeout, progress)
+        run = _Sync(domain, connection, lake, log, timeout, progress, run_id)
         marker = Marker(
             home=home_name,
             started_at=run.started,
@@ -123,6 +129,19 @@ def _doubles(connection: Connection) -> bool:
         and stream.destination_sync_mode is DestinationSyncMode.APPEND
         for stream in connection.streams
     )
+
+
+def _unheard(
+    connection: Connection, log: CommitLog, heard: Callable[[Commit], bool]
+) -> Synced | None:
+    """What the last sync brought, if it was whole and its caller was not done with it."""
+    last = log.last()
+    if last is None or not last.complete or heard(last):
+        return None
+    found = [last]
+    while found[0].number > 1 and (before := log.read(found[0].number - 1)).sync == last.sync:
+        found.insert(0, before)
+    return _joined(connection, found)
 
 
 def _joined(connection: Connection, commits: list[Commit]) -> Synced | None:
@@ -172,6 +191,7 @@ class _Sync:
         log: CommitLog,
         timeout: float,
         progress: Progress,
+        run_id: str,
     ) -> None:
         self.started = datetime.now(UTC)
         self.deadline = self.started + timedelta(seconds=timeout)
@@ -189,6 +209,7 @@ class _Sync:
         self._versions = self.last.all_versions() if self.last else {}
         self._masked = masking(secrets_of(connection))
         self._progress = progress
+        self._run_id = run_id
         self._clock = self._checked = self._told = time.monotonic()
         #: By the names that the source has for the streams.
         self._streams = {stream.name: stream for stream in connection.streams}
@@ -375,6 +396,7 @@ class _Sync:
             sync=self.id,
             connector=f"{self._connection.connector.environment} "
             f"{self._connection.connector.version}",
+            run=self._run_id,
             started_at=self.started.isoformat(),
             ended_at=datetime.now(UTC).isoformat(),
             streams=streams,

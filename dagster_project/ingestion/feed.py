@@ -55,6 +55,11 @@ class FeedDeclaration(Declared):
         "mark at the start of a file goes before it.",
     )
     delimiter: str = Field(default=",", description="What stands between the values of a CSV row.")
+    quotes: bool = Field(
+        default=True,
+        description="Whether a CSV value may stand in quotes, as RFC 4180 has it. If not, a quote "
+        "is a character like any other.",
+    )
     final_newline: Literal["required", "optional"] = Field(
         default="required",
         description="Whether a CSV file must end with a newline. Without one, nobody can tell "

@@ -12,6 +12,7 @@ import orjson
 
 from dagster_project.failures import SourceError
 from dagster_project.ingestion.feed import FeedDeclaration
+from dagster_project.warehouse.arrays import array_of, scalar_of
 from dagster_project.warehouse.staging import FAULT, RECORD
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ def check_names(names: Sequence[str], key: str, feed: FeedDeclaration) -> None:
 
 def nul_faults(batch: pa.RecordBatch) -> list[Fault]:
     """The rows with a NUL character in a value, by column."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    false = scalar_of(0, pa.bool_())
     faults = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        found = pc.fill_null(pc.match_substring(column, "\0"), False)
+        found = pc.fill_null(pc.match_substring(column, "\0"), false)
         if found.true_count:
             faults.append(Fault(found, f"{name}: a NUL character, which PostgreSQL cannot hold"))
     return faults
@@ -101,8 +104,8 @@ def rejects(schema: pa.Schema, rows: Sequence[Reject]) -> pa.RecordBatch:
     import pyarrow as pa
 
     columns = [pa.nulls(len(rows), field.type) for field in schema]
-    faults = [pa.array([row.reason for row in rows], pa.string())]
-    records = [pa.array([_json(row.record) for row in rows], pa.string())]
+    faults = [array_of((row.reason for row in rows), pa.string())]
+    records = [array_of((_json(row.record) for row in rows), pa.string())]
     names = [*schema.names, FAULT, RECORD]
     return pa.RecordBatch.from_arrays([*columns, *faults, *records], names=names)
 

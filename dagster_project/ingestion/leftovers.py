@@ -88,29 +88,26 @@ class Markers:
         """Remove a marker: commits name all that the sync wrote."""
         self.lake.delete([f"{self.prefix}/{sync}.json"])
 
-    def clear_dead(self, home: str, say: Callable[[str], None]) -> list[str]:
-        """Clear up after the syncs that are surely dead, as far as the lake allows; which they are.
+    def clear_dead(self, home: str, say: Callable[[str], None]) -> None:
+        """Clear up after the syncs that are surely dead, as far as the lake allows.
 
         To be called under the connection's lock of this home.
         """
-        dead: list[str] = []
         dead_before = datetime.now(UTC) - MARGIN
         try:
             markers = list(self.lake.list(self.prefix))
         except LakeError as error:
             say(f"what stopped syncs left in the lake could not be listed: {error}")
-            return dead
+            return
         for found in markers:
             try:
                 marker = Marker.model_validate(self.lake.read_json(found.key))
                 if marker.home == home or marker.deadline < dead_before:
-                    dead.append(found.key.rsplit("/", 1)[-1].removesuffix(".json"))
-                    self.clear(dead[-1], marker)
+                    self.clear(found.key.rsplit("/", 1)[-1].removesuffix(".json"), marker)
             except ValidationError:
                 say(f"{found.key} is not the marker of a sync: remove it")
             except LakeError as error:
                 say(f"what a stopped sync left in the lake could not be removed yet: {error}")
-        return dead
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dagster_project.ingestion.landed_rows import (
     set_aside,
     text_schema,
 )
+from dagster_project.warehouse.arrays import array_of, scalar_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +89,7 @@ def _as_text(column: pa.Array, wanted: str) -> tuple[pa.StringArray, Fault | Non
         if column.type.tz:
             column = pc.local_timestamp(column)
         days = column.cast(pa.date32(), safe=False)
-        later = pc.fill_null(pc.not_equal(days.cast(column.type), column), False)
+        later = pc.fill_null(pc.not_equal(days.cast(column.type), column), scalar_of(0, pa.bool_()))
         text = pc.if_else(later, column.cast(pa.string()), days.cast(pa.string()))
         return text, Fault(later, "a time of day, where a date is declared")
     if _is_string(column.type):
@@ -101,10 +102,9 @@ def _whole(numbers: pa.DoubleArray, text: pa.StringArray) -> pa.StringArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    is_whole = pc.and_(
-        pc.equal(numbers, pc.trunc(numbers)), pc.less(pc.abs(numbers), pa.scalar(2.0**63))
-    )
-    integers = pc.if_else(is_whole, numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
+    beyond = scalar_of(2**63, pa.float64())
+    is_whole = pc.and_(pc.equal(numbers, pc.trunc(numbers)), pc.less(pc.abs(numbers), beyond))
+    integers = pc.if_else(is_whole, numbers, scalar_of(None, pa.float64())).cast(pa.int64())
     return pc.coalesce(integers.cast(pa.string()), text)
 
 
@@ -133,4 +133,6 @@ def _decoded(column: pa.Array) -> tuple[pa.StringArray, Fault | None]:
             value is not None and text is not None and text.encode() != value
             for value, text in zip(values, texts, strict=True)
         ]
-        return pa.array(texts, pa.string()), Fault(pa.array(bad), "not valid UTF-8")
+        return array_of(texts, pa.string()), Fault(
+            array_of(map(int, bad), pa.bool_()), "not valid UTF-8"
+        )

@@ -5,7 +5,6 @@ https://docs.airbyte.com/platform/understanding-airbyte/airbyte-protocol
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,18 +14,10 @@ import orjson
 
 from dagster_project.failures import SourceError
 from dagster_project.ingestion import exact
-from dagster_project.ingestion.lines import begins_like_data
+from dagster_project.ingestion.lines import BYTE_ORDER_MARK, begins_like_data, holds_data
 
 #: Lines of a connector's log that are kept, and characters of each.
 LINES, LENGTH = 20, 500
-#: What Windows' programs begin a text with.
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TYPED = re.compile(rb'"type"\s*:\s*"(?:RECORD|STATE|TRACE)"')
-
-
-def holds_data(line: bytes) -> bool:
-    """Whether a RECORD, STATE or TRACE message stands anywhere in a line."""
-    return _TYPED.search(line) is not None
 
 
 def read_message(line: bytes, *, risky: bool) -> dict[str, Any] | None:
@@ -40,7 +31,7 @@ def read_message(line: bytes, *, risky: bool) -> dict[str, Any] | None:
         if risky and exact.at_risk(line) and not _writes(message, line):
             message = _exactly(line)
     except orjson.JSONDecodeError:
-        line = line.removeprefix(_BYTE_ORDER_MARK)
+        line = line.removeprefix(BYTE_ORDER_MARK)
         if not begins_like_data(line) and not holds_data(line):
             return None
         message = _exactly(line)

@@ -31,6 +31,7 @@ from dagster_project.ingestion.records import (
 )
 from dagster_project.lake.commits import CommitLog, Drift, LakeObject, StreamCommit, merged
 from dagster_project.lake.store import Lake
+from dagster_project.warehouse.arrays import array_of, scalar_of
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState
 from dagster_project.warehouse.loader import load
 from dagster_project.warehouse.staging import FAULT, RECORD, Piece, Plan
@@ -157,10 +158,10 @@ def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
     import pyarrow.compute as pc
 
     metas = batch.column(META)
-    whole = pc.equal(metas, META_WHOLE)
+    whole = pc.equal(metas, scalar_of(META_WHOLE, pa.string()))
     changed = pc.indices_nonzero(pc.invert(whole)).to_pylist()
     # Null stands for it, see META_DEFAULT.
-    metas_staged = pc.if_else(whole, pa.scalar(None, pa.string()), metas)
+    metas_staged = pc.if_else(whole, scalar_of(None, pa.string()), metas)
     batch = batch.set_column(batch.schema.get_field_index(META), META, metas_staged)
     rejects = {row: reject_of(metas[row].as_py()) for row in changed}
     if not any(rejects.values()):
@@ -171,7 +172,7 @@ def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
         if reject:
             faults[row], records[row] = reject
     for name, values in ((FAULT, faults), (RECORD, records)):
-        batch = batch.append_column(name, pa.array(values, pa.string()))
+        batch = batch.append_column(name, array_of(values, pa.string()))
     return batch
 
 

@@ -12,11 +12,13 @@ from dagster_project.lake.commits import Commit, Drift, LakeObject, StreamCommit
 REPORTED_EVERY = 5.0
 
 
-def _megabytes(size: int) -> str:
+def megabytes(size: int) -> str:
+    """A number of bytes for people."""
     return f"{size / 1e6:,.1f} MB"
 
 
-def _rates(rows: int, size: int, seconds: float) -> str:
+def rates(rows: int, size: int, seconds: float) -> str:
+    """What came in a second, in rows and bytes."""
     seconds = max(seconds, 0.001)
     return f"{rows / seconds:,.0f} rows/s, {size / 1e6 / seconds:,.1f} MB/s"
 
@@ -37,8 +39,8 @@ class SyncProgress:
 
     def __str__(self) -> str:
         return (
-            f"{self.stream}: {self.rows:,} rows so far, {_megabytes(self.bytes)} "
-            f"({_rates(self.all_rows, self.all_bytes, self.seconds)})"
+            f"{self.stream}: {self.rows:,} rows so far, {megabytes(self.bytes)} "
+            f"({rates(self.all_rows, self.all_bytes, self.seconds)})"
         )
 
 
@@ -47,7 +49,7 @@ class Synced:
     """What a sync brought, in all its commits."""
 
     commits: Sequence[Commit]
-    #: Whether it was another sync that this one waited for.
+    #: Whether it was another sync, that this one waited for or that nobody was done with.
     joined: bool = False
 
     @property
@@ -124,8 +126,8 @@ class SyncReport:
             self.say(str(so_far))
 
     def end(self, synced: Synced) -> None:
-        whose = "another sync, which was waited for, brought " if synced.joined else ""
+        whose = "another sync, which is not made twice, brought " if synced.joined else ""
         self.say(
-            f"{whose}{synced.rows:,} rows, {_megabytes(synced.sent_bytes)} in "
-            f"{synced.seconds:,.1f} s ({_rates(synced.rows, synced.sent_bytes, synced.seconds)})"
+            f"{whose}{synced.rows:,} rows, {megabytes(synced.sent_bytes)} in "
+            f"{synced.seconds:,.1f} s ({rates(synced.rows, synced.sent_bytes, synced.seconds)})"
         )

@@ -2,6 +2,12 @@
 
 The assets come from dagster-airbyte's own factory; only the calls to an Airbyte server are
 replaced. What the client answers has the form of Airbyte's public and configuration API.
+
+Whether a run was done with the sync that it made, Dagster's event log knows, whoever killed it at
+whichever moment: it was if it recorded the sync and then succeeded or failed by itself, or if
+another run, such as its re-execution from where it failed, has loaded what it synced. A run that
+comes after that is to have a sync of its own; one that comes after a run that was cut short goes on
+with what that one had synced. A run that still goes is not done either.
 """
 
 from __future__ import annotations
@@ -21,11 +27,14 @@ from dagster_project.ingestion import engine
 from dagster_project.ingestion.declaration import (
     REFERENCE_URL,
     Connection,
+    DestinationSyncMode,
+    identity,
     read_connections,
     resolve_config,
 )
 from dagster_project.ingestion.drift import in_words
 from dagster_project.ingestion.synced import Synced, SyncReport
+from dagster_project.lake.commits import Commit
 from dagster_project.lake.store import Lake
 from dagster_project.reference import server
 from dagster_project.settings import get_settings
@@ -48,6 +57,9 @@ def find_connection(identifier: str) -> tuple[str, Connection]:
 class EmbeddedClient(AirbyteClient):
     """Answers as an Airbyte server would, from the declarations of one domain."""
 
+    #: The run that it is of.
+    _run_id: str = PrivateAttr(default="")
+    _instance: dg.DagsterInstance | None = PrivateAttr(default=None)
     #: What its last sync brought.
     _synced: Synced | None = PrivateAttr(default=None)
     _report: SyncReport = PrivateAttr(default_factory=lambda: SyncReport(lambda text: None))
@@ -99,6 +111,8 @@ class EmbeddedClient(AirbyteClient):
                 lake=Lake(settings.lake),
                 home=settings.home,
                 timeout=settings.sync_timeout,
+                run_id=self._run_id,
+                heard=lambda commit: was_heard(self._instance, domain, connection, commit),
                 progress=self._report.progress,
                 say=self._report.say,
             )
@@ -144,11 +158,70 @@ class EmbeddedWorkspace(AirbyteWorkspace):
         """The parent's, with the counts of the sync on each stream's materialisation."""
         client = self.get_client()
         client._report = SyncReport(context.log.info)
+        client._run_id = context.run.run_id
+        client._instance = context.instance
         # The parent asks get_client() for the client it uses.
         workspace = self.model_copy()
         object.__setattr__(workspace, "get_client", lambda: client)
         for result in AirbyteWorkspace.sync_and_poll(workspace, context):
             yield _with_counts(result, client._synced)
+
+
+#: What Dagster records of a step that was ended from without.
+_ENDED = {"ChildProcessCrashException", "DagsterExecutionInterruptedError", "KeyboardInterrupt"}
+
+
+def was_heard(
+    instance: dg.DagsterInstance | None, domain: str, connection: Connection, commit: Commit
+) -> bool:
+    """Whether the run of a sync's last commit was done with it."""
+    if instance is None or not instance.has_run(commit.run):
+        # Of another Dagster, or deleted: nobody will run it again.
+        return True
+    names = [identity(domain, connection, stream) for stream in connection.streams]
+    tellings = [
+        record
+        for record in (_latest(instance, name.asset_key) for name in names)
+        if record
+        and record.asset_materialization
+        and _commit_of(record.asset_materialization) == commit.number
+    ]
+    if not tellings:
+        return False
+    told = max(tellings, key=lambda record: record.storage_id)
+    run = instance.get_run_by_id(told.run_id)
+    if run is None or run.is_success:
+        return True
+    loads = [
+        _latest(instance, name.table.asset_key)
+        for name, stream in zip(names, connection.streams, strict=True)
+        if stream.destination_sync_mode is DestinationSyncMode.APPEND
+    ]
+    if all(
+        load and load.run_id != run.run_id and load.storage_id > told.storage_id for load in loads
+    ):
+        return True
+    failed = dg.DagsterEventType.STEP_FAILURE
+    failures = instance.get_records_for_run(told.run_id, of_type=failed).records
+    return any(_by_itself(record.event_log_entry, told.event_log_entry) for record in failures)
+
+
+def _commit_of(materialization: dg.AssetMaterialization) -> Any:
+    """The number of the commit that it tells of; None if of none."""
+    return getattr(materialization.metadata.get("commit"), "value", None)
+
+
+def _by_itself(failure: dg.EventLogEntry, told: dg.EventLogEntry) -> bool:
+    """Whether a step failed that is not the sync's, and was not ended from without."""
+    event = failure.get_dagster_event()
+    error = event.step_failure_data.error
+    return event.step_key != told.step_key and (error is None or error.cls_name not in _ENDED)
+
+
+def _latest(instance: dg.DagsterInstance, path: Sequence[str]) -> dg.EventLogRecord | None:
+    """The latest materialisation of an asset."""
+    records = instance.fetch_materializations(dg.AssetKey(list(path)), limit=1).records
+    return records[0] if records else None
 
 
 def _with_counts(result: Any, synced: Synced | None) -> Any:

@@ -81,6 +81,8 @@ class Commit(BaseModel):
     number: int
     sync: str
     connector: str
+    #: The run that asked for the sync; empty if none did.
+    run: str = ""
     started_at: str
     ended_at: str
     #: By the name of the stream's table; a checkpoint has only the one that it is of.

@@ -7,6 +7,7 @@ signed, session token and all.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from dagster_project.failures import LakeError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-#: How long a server may say nothing. It hears a whole object in that time, so not too short.
+#: How long a server may say nothing.
 SILENCE = timedelta(seconds=60)
+#: It says nothing while it is sent an object: bytes of it a second that need not be a fault.
+SLOWEST = 128 * 2**10
 #: How long one request may take, for an object that comes slowly but comes.
 REQUEST = timedelta(minutes=10)
 
@@ -62,7 +65,7 @@ _LOST = {
     "Connect": "no connection to the server could be made",
     "Interrupted": "the connection broke",
     "Request": "the connection broke",
-    "Timeout": f"the server said nothing for {SILENCE.total_seconds():.0f} s",
+    "Timeout": f"the server said nothing for {SILENCE.total_seconds():.0f} s or more",
 }
 
 
@@ -79,8 +82,13 @@ class Refusal:
         return f"{self.reason}. {self.remedy}" if self.remedy else self.reason
 
 
-def client_config() -> ClientConfig:
-    """How to talk to the server that the environment names.
+def silence(size: int) -> timedelta:
+    """How long a server may say nothing that is sent so many bytes, in whole multiples."""
+    return SILENCE * max(1, math.ceil(size / SLOWEST / SILENCE.total_seconds()))
+
+
+def client_config(silent: timedelta) -> ClientConfig:
+    """How to talk to the server that the environment names, which may be silent for so long.
 
     Raises LakeError for a variable that cannot be right. Its value is not shown.
     """
@@ -94,8 +102,8 @@ def client_config() -> ClientConfig:
     config: ClientConfig = {
         "allow_http": named is not None and _over_http(named),
         "connect_timeout": timedelta(seconds=5),
-        "read_timeout": SILENCE,
-        "timeout": REQUEST,
+        "read_timeout": silent,
+        "timeout": max(silent, REQUEST),
     }
     return config
 

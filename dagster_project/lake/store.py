@@ -2,18 +2,19 @@
 
 What fails in passing (the server is away, overloaded or silent, an answer gets lost) is tried again
 for PATIENCE seconds from its first failure, then it is a TransientLakeError. As a silent server is
-waited for a minute, no call goes on for more than four minutes without any progress.
+waited for a minute, no call goes on for more than four minutes without any progress; but a large
+object is given the time that a slow network takes to send it, see `s3.silence`.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,8 @@ PATIENCE = 60.0
 PAUSES = (0.2, 5.0)
 #: Objects that S3 lists, and deletes, at once.
 PAGE = 1000
+#: Bytes from which on an object is not in memory twice while it is read, which takes longer.
+LARGE = 16 * 2**20
 
 T = TypeVar("T")
 
@@ -71,16 +74,30 @@ class Lake:
         self.url = url.rstrip("/")
         #: The folder of a lake on this machine's disk.
         self._folder = Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+        #: By how long the server may be silent.
+        self._stores: dict[timedelta, ObjectStore] = {}
+        #: Of all objects that were read.
+        self.bytes_read = 0
 
-    @cached_property
+    @property
     def store(self) -> ObjectStore:
+        return self._store(0)
+
+    def _store(self, size: int) -> ObjectStore:
+        """The store, as patient as it has to be with a request of so many bytes."""
+        silent = timedelta() if self._folder else s3.silence(size)
+        if silent not in self._stores:
+            self._stores[silent] = self._opened(silent)
+        return self._stores[silent]
+
+    def _opened(self, silent: timedelta) -> ObjectStore:
         from obstore.store import from_url
 
         try:
             if self._folder:
                 return from_url(self.url, mkdir=True, automatic_cleanup=True)
             return from_url(
-                self.url, client_options=s3.client_config(), retry_config=s3.retry_config()
+                self.url, client_options=s3.client_config(silent), retry_config=s3.retry_config()
             )
         except LakeError as error:
             failure = LakeError(f"the lake at {self.url} cannot be opened: {error}")
@@ -102,7 +119,7 @@ class Lake:
 
         def write() -> None:
             try:
-                obstore.put(self.store, key, content, mode="create")
+                obstore.put(self._store(len(content)), key, content, mode="create")
             except obstore.exceptions.AlreadyExistsError as error:
                 try:
                     there = obstore.get(self.store, key).bytes().to_bytes()
@@ -120,17 +137,26 @@ class Lake:
 
         self._persist(
             f"{self.address(key)} could not be written",
-            lambda: obstore.put(self.store, key, content),
+            lambda: obstore.put(self._store(len(content)), key, content),
         )
 
     def read(self, key: str) -> bytes:
         """The content of an object."""
         import obstore
 
-        return self._persist(
-            f"{self.address(key)} could not be read",
-            lambda: obstore.get(self.store, key).bytes().to_bytes(),
-        )
+        def read() -> bytes:
+            found = obstore.get(self.store, key)
+            if found.meta["size"] < LARGE:
+                return found.bytes().to_bytes()
+            # Piece by piece into the one place that it is given from: it is not there twice.
+            content = io.BytesIO()
+            for piece in found.stream():
+                content.write(piece)
+            return content.getvalue()
+
+        content = self._persist(f"{self.address(key)} could not be read", read)
+        self.bytes_read += len(content)
+        return content
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[Object]:
         """The objects under a prefix, those past the key `after`, in the order of their keys."""

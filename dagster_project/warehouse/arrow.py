@@ -6,10 +6,12 @@ The driver's low-level interface is used, since its DB-API imports pandas, which
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from dagster_project.warehouse.arrays import array_of
 from dagster_project.warehouse.connection import CONNECT_TIMEOUT, failure
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class ArrowSession:
     def __init__(self, connection: adbc_driver_manager.AdbcConnection) -> None:
         self._connection = connection
 
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def run(self, sql: str, parameters: Sequence[str | int] = ()) -> list[tuple[Any, ...]]:
         """Execute one statement with bound parameters; its rows, none if it gives none."""
         import adbc_driver_manager
         import pyarrow as pa
@@ -34,7 +36,10 @@ class ArrowSession:
             statement.set_sql_query(sql)
             if parameters:
                 names = [str(number) for number in range(len(parameters))]
-                values = [pa.array([value]) for value in parameters]
+                values = [
+                    array_of([value], pa.int64() if isinstance(value, int) else pa.string())
+                    for value in parameters
+                ]
                 statement.prepare()
                 statement.bind(pa.RecordBatch.from_arrays(values, names=names))
             stream, _ = statement.execute_query()
@@ -85,6 +90,17 @@ def _with_timeout(url: str) -> str:
     return urlunsplit(parts._replace(query=query))
 
 
+@cache
+def _database(url: str) -> adbc_driver_manager.AdbcDatabase:
+    """What connections are opened from, kept as the driver reads all types of the server for it.
+
+    It holds no connection: forks may share it, and the server may be restarted.
+    """
+    import adbc_driver_postgresql
+
+    return adbc_driver_postgresql.connect(_with_timeout(url))
+
+
 @contextmanager
 def connect_arrow(url: str, doing: str) -> Iterator[ArrowSession]:
     """A session in a transaction, which is rolled back unless it was committed.
@@ -92,12 +108,9 @@ def connect_arrow(url: str, doing: str) -> Iterator[ArrowSession]:
     Raises WarehouseError, or TransientWarehouseError where a rerun can mend it.
     """
     import adbc_driver_manager
-    import adbc_driver_postgresql
 
     try:
-        with ExitStack() as stack:
-            database = stack.enter_context(adbc_driver_postgresql.connect(_with_timeout(url)))
-            connection = stack.enter_context(adbc_driver_manager.AdbcConnection(database))
+        with adbc_driver_manager.AdbcConnection(_database(url)) as connection:
             connection.set_autocommit(False)
             yield ArrowSession(connection)
     except adbc_driver_manager.Error as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dagster_project.identity import quoted
 from dagster_project.warehouse.ahead import ahead
+from dagster_project.warehouse.arrays import array_of, scalar_of
 from dagster_project.warehouse.arrow import ArrowSession
 from dagster_project.warehouse.ledger import PartitionState
 from dagster_project.warehouse.target import Mode, Target
@@ -127,9 +128,9 @@ def stage(
         raise
     pieces = pa.RecordBatch.from_pydict(
         {
-            "piece": pa.array(range(len(plan.pieces)), pa.int32()),
-            "key": pa.array([piece.key for piece in plan.pieces], pa.string()),
-            "partition": pa.array([piece.partition for piece in plan.pieces], pa.string()),
+            "piece": array_of(range(len(plan.pieces)), pa.int32()),
+            "key": array_of((piece.key for piece in plan.pieces), pa.string()),
+            "partition": array_of((piece.partition for piece in plan.pieces), pa.string()),
         }
     )
     session.ingest(PIECES, pa.RecordBatchReader.from_batches(pieces.schema, [pieces]))
@@ -142,7 +143,7 @@ def _marked(plan: Plan, schema: pa.Schema, target: Target) -> Iterator[tuple[int
     import pyarrow.compute as pc
 
     for index, piece in enumerate(plan.pieces):
-        number = pa.scalar(index, pa.int32())
+        number = scalar_of(index, pa.int32())
         for batch in piece.batches():
             fault, record = (
                 batch.column(name)
@@ -152,7 +153,8 @@ def _marked(plan: Plan, schema: pa.Schema, target: Target) -> Iterator[tuple[int
             )
             for bad, why in _faults(batch, target):
                 if pc.any(bad).as_py():
-                    fault = pc.if_else(pc.and_(bad, fault.is_null()), pa.scalar(why), fault)
+                    reason = scalar_of(why, pa.string())
+                    fault = pc.if_else(pc.and_(bad, fault.is_null()), reason, fault)
             columns = [batch.column(name) for name in plan.schema.names]
             own = [pa.repeat(number, batch.num_rows), fault, record]
             yield index, pa.RecordBatch.from_arrays([*columns, *own], schema=schema)
@@ -163,21 +165,22 @@ def _faults(batch: pa.RecordBatch, target: Target) -> Iterator[tuple[pa.Array, s
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    length = pa.scalar(0, pa.int32())
+    length = zero = scalar_of(0, pa.int32())
+    most, false = scalar_of(KEY_BYTES, pa.int32()), scalar_of(0, pa.bool_())
     for name in target.primary_key:
         column = batch.column(name)
         if column.null_count:
             yield column.is_null(), f"{name}: null in the primary key"
         if pa.types.is_string(column.type):
-            length = pc.add(length, pc.fill_null(pc.binary_length(column), 0))
+            length = pc.add(length, pc.fill_null(pc.binary_length(column), zero))
     if isinstance(length, pa.Array):
-        yield pc.greater(length, KEY_BYTES), f"a primary key of more than {KEY_BYTES} bytes"
+        yield pc.greater(length, most), f"a primary key of more than {KEY_BYTES} bytes"
     for column in target.columns:
         form = _FORMS.get(column.type)
         values = batch.column(column.name)
         if form and pa.types.is_string(values.type):
             other = pc.invert(pc.match_substring_regex(values, form))
-            yield pc.fill_null(other, False), f"{column.name}: not {column.type}"
+            yield pc.fill_null(other, false), f"{column.name}: not {column.type}"
 
 
 def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_id: str) -> int:

@@ -8,6 +8,7 @@ that is heard of it. The product knows nothing of this.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import adbc_driver_manager
@@ -186,7 +188,8 @@ def days_by(turn: int) -> list[str]:
 class Job:
     """A run that a lane is to make."""
 
-    #: "sync", "checkpoints" (a sync whose states in the middle are committed) or "feed".
+    #: "sync", "checkpoints" (a sync whose states in the middle are committed), "feed", or "run":
+    #: a sync of what is appended and its load, as a run of Dagster.
     kind: str
     domain: str
     #: Holds the home, and what the connector notes.
@@ -194,8 +197,9 @@ class Job:
     lake: str
     warehouse: str
     turn: int
-    #: Whether the tables are loaded after the sync.
+    #: Whether the tables are loaded after the sync; whether a "run" begins with the sync.
     loads: bool = True
+    syncs: bool = True
     #: The moment at which it is killed, by number; the name that it must have then, if any.
     moment: int | None = None
     named: str = ""
@@ -236,7 +240,10 @@ class Job:
 
     @property
     def connection(self) -> Connection:
-        return _connection(checkpoints=self.kind == "checkpoints")
+        connection = _connection(checkpoints=self.kind == "checkpoints")
+        if self.kind != "run":
+            return connection
+        return connection.model_copy(update={"streams": [connection.stream("visits")]})
 
 
 def do(job: Job) -> None:
@@ -247,9 +254,20 @@ def do(job: Job) -> None:
             job.domain, FEED, days_by(job.turn), lake=lake, warehouse_url=job.warehouse, run_id="r"
         )
         return
+    if job.kind == "run":
+        _dagster().make(job)
+        return
     if not job.synced.exists():
         engine.sync(
-            job.domain, job.connection, config={}, lake=lake, home=job.home, timeout=60, say=_say
+            *(job.domain, job.connection),
+            config={},
+            lake=lake,
+            home=job.home,
+            timeout=60,
+            run_id=f"turn {job.turn}",
+            # If it had heard of this turn's, it would not be here.
+            heard=lambda commit: commit.run != f"turn {job.turn}",
+            say=_say,
         )
         job.synced.touch()
     for stream in job.connection.streams if job.loads else ():
@@ -260,6 +278,11 @@ def do(job: Job) -> None:
             run_id="r",
             say=_say,
         )
+
+
+def _dagster() -> ModuleType:
+    """What makes a run of Dagster, which takes seconds to import."""
+    return importlib.import_module("tests.ingestion.runs")
 
 
 def _say(text: str) -> None:
@@ -332,6 +355,8 @@ class Moments:
         self._watch_warehouse()
         self._watch_connector()
         self._watch_home()
+        if self._job.kind == "run":
+            self._watch(*_dagster().EVENTS)
 
     def _watch_lake(self) -> None:
         """What is written and deleted there; what is only looked at leaves no trace."""
@@ -475,6 +500,8 @@ def serve() -> None:
     for line in sys.stdin:
         job = Job(**json.loads(line))
         _database(job.warehouse)
+        if job.kind == "run":
+            _dagster()
         child = os.fork()
         if not child:
             _child(job)

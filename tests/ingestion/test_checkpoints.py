@@ -14,6 +14,8 @@ from dagster_project.ingestion.declaration import Connector
 from dagster_project.ingestion.streams import load_stream
 from tests.ingestion.scripted import Shop, connection, stream
 
+ON_S3_TOO = True
+
 EVENTS = stream("events", incremental=True, id="integer", at="integer")
 USERS = stream("users", id="integer", name="string")
 #: Two checkpoints, then the end.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dagster_project.failures import SourceError
 from dagster_project.ingestion.landed_file import file_batches
+from dagster_project.ingestion.quotes import Quotes
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse.staging import FAULT, RECORD
 from tests.ingestion.zone import DAY, HEADER, Zone, columns_of, feed_of
@@ -205,6 +206,17 @@ PACKED = gzip.compress((HEADER + "1,1,a\n" * 1000).encode())
         (b"id,delay,code\n1,1,a\n2,2", "its last row is cut"),
         (b'id,delay,code\n1,1,a\n2,2,"b\n', "a quoted value begins and does not end"),
         (b'id,delay,code\n1,1,a\n2,"2,b\n3,3,c\n', "a quoted value begins and does not end"),
+        (b'id,delay,code\n1,1,"a\n2,2,b\n3,3,"c"\n4,4,d\n', "line 4 has a quote in the middle"),
+        (b'id,delay,code\n1,1,"a\n2,2,b\n3,"3",c\n4,4,d\n', "line 4 has a quote in the middle"),
+        (b'id,delay,code\n1,1,a"b\n2,2,c\n', "line 2 has a quote .*`quotes: false`"),
+        (b'id,delay,code\n1,1,"a"b\n2,2,c\n', "line 2 has a quote in the middle"),
+        (b'id,delay,code\n1,1, "a"\n', "line 2 has a quote in the middle"),
+        (
+            codecs.BOM_UTF8 + b"id,delay,code\n" + b'1,1,"a"\n' * 999 + b'1,1,"a" \n',
+            "line 1001 has",
+        ),
+        (b"id,delay,code\n" + b'1,1,"a"\n' * 600_000 + b'1,1,"a"b\n', "line 600002 has a quote"),
+        ('id,delay,code\n1,1,a\n1,1,a"b\n'.encode("utf-16"), "line 3 has a quote in the middle"),
         (b'id,delay,code\n1,1,"' + b"2,2,b\n" * 1_000_000, "longer than 2 MB, or a quote is open"),
         (PACKED[:-1], "ends too early or is damaged"),
         (PACKED[:50], "ends too early or is damaged"),
@@ -246,6 +258,49 @@ def test_a_single_column_has_rows_of_another_width_too(zone: Zone) -> None:
     zone.drop(DAY, "1\n2,3\n", "id\n")
     done = zone.load()
     assert (done.new, done.rejected) == (1, 1)
+    zone.drop(DAY, "1\n\n3\n", "id\n")
+    assert zone.load().rejected == 1
+    zone.feed = feed_of(columns=columns_of(id="bigint"), null_values=[""])
+    zone.drop(DAY, "1\n\n\n3\n", "id\n")
+    assert zone.load().rejected == 0
+    assert zone.rows("id") == [(1,), (3,), (None,), (None,)]
     zone.drop(DAY, '1\n"2\n', "id\n")
     with pytest.raises(SourceError, match="a quoted value begins and does not end"):
         zone.load()
+
+
+def test_where_quotes_are_characters_they_are_kept(zone: Zone) -> None:
+    zone.feed = feed_of(quotes=False)
+    zone.drop(DAY, '1,1,5" pipe\n2,2,"NA"\n3,3,"\n')
+    zone.load()
+    assert zone.rows("id, code") == [(1, '5" pipe'), (2, '"NA"'), (3, '"')]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(content=st.text(st.sampled_from('a",\n\r'), max_size=30), sizes=st.lists(st.integers(1, 5)))
+def test_quotes_are_judged_alike_wherever_a_block_ends(content: str, sizes: list[int]) -> None:
+    """As by a reader that takes one character at a time."""
+    wanted, state = None, "begins"
+    for place, char in enumerate(content + "\n"):
+        if state == "within":
+            state = "ended" if char == '"' else "within"
+        elif char == '"' and state in ("begins", "ended"):
+            state = "within"
+        elif char in ",\n\r":
+            state = "begins"
+        elif state == "ended":
+            wanted = place - 1
+            break
+        elif char == '"':
+            wanted = place
+            break
+        else:
+            state = "inside"
+    quotes, start, found = Quotes(","), 0, None
+    rest = (content + "\n").encode()
+    for size in [*sizes, len(rest), 0]:
+        block, rest = rest[:size], rest[size:]
+        if found is None and (place_ := quotes.amiss(block)) is not None:
+            found = start + place_
+        start += len(block)
+    assert found == wanted

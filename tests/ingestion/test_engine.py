@@ -26,6 +26,8 @@ from tests.ingestion.scripted import (
     stream,
 )
 
+ON_S3_TOO = True
+
 # A sync that ends whole
 
 
@@ -115,6 +117,7 @@ def test_a_byte_order_mark_before_the_first_message_does_no_harm(shop: Shop) -> 
     assert shop.sync(mark + WHOLE).rows == 3
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize("depth", [300, 900])
 def test_what_is_nested_deeply_beside_a_long_number_is_set_aside(shop: Shop, depth: int) -> None:
     body = f"""
@@ -235,6 +238,7 @@ def test_progress_is_told_while_records_come(shop: Shop, monkeypatch: pytest.Mon
 # What is not whole
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -305,6 +309,7 @@ def test_a_reported_error_ends_the_connector_at_once(shop: Shop) -> None:
     assert "exit code" not in message
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_a_connector_that_hangs_is_stopped_with_what_it_started(shop: Shop, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     body = f"""
@@ -323,6 +328,7 @@ def test_a_connector_that_hangs_is_stopped_with_what_it_started(shop: Shop, tmp_
     assert_gone(pids)
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_what_a_connector_leaves_running_is_ended(shop: Shop, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     body = f"""
@@ -357,6 +363,7 @@ def test_the_configuration_is_handed_over_in_a_file_for_this_user_only(
     assert not Path(found["folder"]).exists()
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_a_connector_sees_nothing_of_the_platforms_environment(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +379,7 @@ def test_a_connector_sees_nothing_of_the_platforms_environment(
     assert [name for name in found if name.startswith(ours)] == []
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize(
     "body",
     [
@@ -393,6 +401,7 @@ def test_a_secret_that_a_failing_connector_prints_is_masked(shop: Shop, body: st
     assert "hunter2" not in message
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_a_key_of_several_lines_is_masked_however_it_is_printed(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ from dagster_project.ingestion import landing
 from dagster_project.lake.store import Lake
 from tests.ingestion.zone import DAY, HEADER, Zone, feed_of
 
+ON_S3_TOO = True
+
 
 @pytest.fixture
 def zone(lake: Lake, tmp_path: Path, warehouse_url: str) -> Zone:
@@ -41,6 +43,7 @@ def test_a_changed_file_replaces_its_day(zone: Zone) -> None:
     assert zone.waiting() == []
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize("name", [f"trips_{DAY}.csv", f"trips_{DAY}-again.csv"])
 def test_the_same_content_again_changes_nothing_and_stops_waiting(zone: Zone, name: str) -> None:
     zone.drop(DAY, "1,0.5,a\n")
@@ -75,6 +78,7 @@ def test_a_day_asked_for_twice_is_loaded_once(zone: Zone) -> None:
     assert zone.rows("id") == [(1,)]
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_of_several_files_of_a_day_the_one_written_last_counts(zone: Zone) -> None:
     files = [f"trips_{DAY}-b.csv", f"trips_{DAY}.csv", f"trips_{DAY}-a.csv"]
     for number, (name, written) in enumerate(zip(files, (3_000, 2_000, 1_000), strict=True)):

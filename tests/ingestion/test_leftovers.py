@@ -18,6 +18,8 @@ from dagster_project.lake.commits import CommitLog
 from dagster_project.lake.store import Lake
 from tests.ingestion.scripted import CONNECTION, WHOLE, Shop, wait_for
 
+ON_S3_TOO = True
+
 
 def marker(home: str, deadline: timedelta, after: int = 0, sync: str = "dead") -> Marker:
     now = datetime.now(UTC)
@@ -51,6 +53,7 @@ def test_a_failed_sync_leaves_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatc
     assert shop.listed() == []
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_the_marker_is_there_while_a_sync_runs(shop: Shop, tmp_path: Path) -> None:
     seen = tmp_path / "seen.json"
     found = f"""

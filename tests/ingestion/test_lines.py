@@ -57,12 +57,30 @@ def test_of_a_long_line_that_is_no_message_the_beginning_is_kept(size: int) -> N
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     "head",
-    [RECORD, b'{"record": {"data": "', b' { "type" : "STATE", "x": "', b'{"trace":{"x":"'],
+    [
+        *(RECORD, b'{"record": {"data": "', b' { "type" : "STATE", "x": "', b'{"trace":{"x":"'),
+        *(b'{"namespace":"', b'\xef\xbb\xbf{"x":"'),
+    ],
 )
 def test_a_long_message_is_kept_whole(head: bytes) -> None:
     line = head + b"x" * 500
     assert split(line[:90], line[90:150], line[150:], b"\nnext\n") == ([line, b"next"], [])
     assert split(line, messages=False) == ([], [line[:60]])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("size", [1, 10, 50, 170])
+@pytest.mark.parametrize("before", [0, 90, 300])
+def test_of_a_message_in_a_long_line_is_kept_what_shows_it(size: int, before: int) -> None:
+    text = b"." * before + RECORD + b"x" * 500 + b"\nnext\n" + b"." * 500 + b"\n"
+    if before == 0:
+        text = b'{"log":"' + b"x" * 500 + b'","type":"RECORD"}' + text[text.index(b"\nnext") :]
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    whole, (shortened, other) = split(*chunks)
+    assert whole == [b"next"]
+    assert lines.holds_data(shortened)
+    assert len(shortened) < 100
+    assert other == b"." * 60
 
 
 @pytest.mark.usefixtures("small")
@@ -102,6 +120,19 @@ def test_a_huge_record_is_kept(shop: Shop) -> None:
     done = shop.sync(WHOLE.replace('name="Ada"', f'name="x" * {size}'))
     first, _ = shop.rows(done, "users")
     assert first["name"] == "x" * size
+
+
+def test_a_large_record_is_kept_whatever_comes_first_in_it(shop: Shop) -> None:
+    record = """
+    data = {"name": "x" * 2**21, "id": 1}
+    print(json.dumps({"namespace": "x" * 9, "record": {"emitted_at": 1, "data": data,
+        "stream": "users"}, "type": "RECORD"}))
+    status("users"); checkpoint("events"); status("events")
+    """
+    (row,) = shop.rows(shop.sync(record), "users")
+    assert row["name"] == "x" * 2**21
+    failed = shop.failure("    print('.' * 2**21, end='')" + record)
+    assert "a message on a line with other output" in failed
 
 
 def test_many_tiny_records_arrive(shop: Shop) -> None:

@@ -7,12 +7,13 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dagster_project.failures import SourceError
 from dagster_project.ingestion import process
 from dagster_project.ingestion.process import running
-from tests.ingestion.scripted import assert_gone
+from tests.ingestion.scripted import WHOLE, Shop, assert_gone, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,27 @@ def test_what_it_started_ends_with_it_even_if_it_will_not(tmp_path: Path) -> Non
     assert_gone(pids)
 
 
+def test_a_connector_and_what_it_started_end_with_a_killed_sync(shop: Shop, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    body = f"""
+    import subprocess
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
+    child = subprocess.Popen([sys.executable, "-S", "-c", stubborn])
+    record("users", id=1)
+    open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+    time.sleep(99)
+    """
+    with shop.apart(body) as process:
+        wait_for(pids)
+        secrets = list(shop.folder.rglob("config.json"))
+        process.kill()
+    assert_gone(pids)
+    # What it leaves is removed by the next of any connection of this home.
+    assert [path.parent.stat().st_mode & 0o777 for path in secrets] == [0o700]
+    shop.sync(WHOLE)
+    assert not list(shop.folder.rglob("config.json"))
+
+
 def test_something_that_holds_its_output_open_is_not_waited_for(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     body = f"""
@@ -92,9 +114,36 @@ def test_something_that_holds_its_output_open_is_not_waited_for(tmp_path: Path) 
     output, code, _ = run(tmp_path, body)
     assert (output, code) == (b"done\n", 0)
     assert time.monotonic() - started < 15
-    # It left the process group, so that nobody knows of it.
-    for pid in pids.read_text().split():
-        process.os.kill(int(pid), 9)
+    # It left the process group, and is ended all the same.
+    assert_gone(pids)
+
+
+@pytest.mark.parametrize("is_deaf", [False, True])
+def test_what_left_its_process_group_ends_with_it(tmp_path: Path, is_deaf: bool) -> None:
+    pids = tmp_path / "pids"
+    deafen = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if is_deaf else ""
+    body = f"""
+    {deafen}
+    away = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(99) # {tmp_path}"
+    children = [subprocess.Popen([sys.executable, "-S", "-c", away]) for _ in range(2)]
+    far = "import os, sys, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(99)"
+    child = subprocess.Popen([sys.executable, "-S", "-c", far], stdout=subprocess.PIPE)
+    time.sleep(0.3)
+    open({str(pids)!r}, "w").write(child.stdout.readline().decode())
+    time.sleep(99)
+    """
+    with pytest.raises(SourceError):
+        run(tmp_path, body, timeout=2)
+    assert_gone(pids)
+    left = [each for each in psutil.process_iter() if str(tmp_path) in str(_command(each))]
+    assert not left
+
+
+def _command(each: psutil.Process) -> list[str]:
+    try:
+        return each.cmdline()
+    except psutil.Error:
+        return []
 
 
 def test_one_that_closes_its_output_and_goes_on_is_waited_for(tmp_path: Path) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -28,6 +25,7 @@ from dagster_project.lake.commits import CommitLog
 from dagster_project.lake.store import Lake
 from dagster_project.reference.server import running
 from dagster_project.warehouse.ledger import Load
+from tests.reference.gate import gate
 
 Query = dict[str, str]
 #: To where readings are asked for: four months, each a slice that ends with a state.
@@ -43,30 +41,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@contextmanager
-def gate(source: str, seen: Callable[[Query], None]) -> Iterator[str]:
-    """The source systems behind a gate that tells of each request, before it is answered."""
-
-    class Gate(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen({name: last for name, (*_, last) in parse_qs(urlsplit(self.path).query).items()})
-            with urllib.request.urlopen(source + self.path, timeout=10) as answer:
-                body = answer.read()
-            self.send_response(answer.status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as inherited
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
+def query_of(path: str) -> Query:
+    return {name: last for name, (*_, last) in parse_qs(urlsplit(path).query).items()}
 
 
 def readings(source: str) -> list[dict[str, Any]]:
@@ -101,6 +77,8 @@ def rows(url: str, table: str, columns: str) -> list[Any]:
         return connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
 
 
+# On an S3 that fails now and then; on disk, test_checkpoints does it with a scripted connector.
+@pytest.mark.parametrize("lake", ["s3"], indirect=True)
 def test_a_low_code_stream_goes_on_from_its_last_committed_state(
     home: Path, lake: Lake, warehouse_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,8 +86,8 @@ def test_a_low_code_stream_goes_on_from_its_last_committed_state(
     (connection,) = read_connections("weather")
     log = CommitLog(lake, "weather", connection.name)
 
-    def kill_in_march(query: Query) -> None:
-        if query["since"].startswith("2013-03-01"):
+    def kill_in_march(path: str) -> None:
+        if query_of(path)["since"].startswith("2013-03-01"):
             deadline = time.monotonic() + 20
             while not log.numbers() and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -135,7 +113,7 @@ def test_a_low_code_stream_goes_on_from_its_last_committed_state(
         assert cursor in ("2013-01-31T23:00:00Z", "2013-02-28T23:00:00Z")
 
         asked: list[Query] = []
-        with gate(source, asked.append) as url:
+        with gate(source, lambda path: asked.append(query_of(path))) as url:
             synced = sync(url)
     assert min(query["since"] for query in asked) == asked[0]["since"] == cursor
     assert log.since(0)[-1].complete

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +20,8 @@ from dagster_project.ingestion.streams import load_stream
 from dagster_project.lake.commits import Commit, CommitLog, LakeObject, StreamCommit
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse.ledger import Load
+
+ON_S3_TOO = True
 
 PROPERTIES = {"id": {"type": "integer"}, "at": {"type": "integer"}, "name": {"type": "string"}}
 
@@ -252,3 +257,31 @@ def test_an_object_that_is_gone_is_named(users: Callable[..., Users], lake: Lake
     obstore.delete(lake.store, "shop/main/users/1/1.parquet")
     with pytest.raises(LakeError, match=r"users/1/1\.parquet could not be read"):
         it.load()
+
+
+APART = """
+import sys
+from dagster_project.ingestion.streams import Lake
+from tests.ingestion.test_streams import Users
+done = Users(Lake(sys.argv[1]), sys.argv[2], "append").load()
+import pyarrow
+print(done.new, done.rejected, pyarrow.default_memory_pool().backend_name, "pandas" in sys.modules)
+"""
+
+
+def test_a_load_takes_little_memory(
+    users: Callable[..., Users],
+) -> None:
+    """Without pandas, and from the allocator that keeps least; seen in a process of its own."""
+    it = users("append")
+    it.sync(user(1, 1), user(2, 1, "a\0b"), {"id": 3, "at": "soon"})
+    unset = {name: os.environ[name] for name in os.environ if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    done = subprocess.run(
+        [sys.executable, "-c", APART, it.lake.url, it.url],
+        env=unset,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.split() == ["1", "2", "system", "False"], done.stdout + done.stderr

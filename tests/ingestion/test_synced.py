@@ -34,4 +34,4 @@ def test_a_last_line_sums_up(shop: Shop, said: list[str]) -> None:
     SyncReport(said.append).end(Synced(done.commits, joined=True))
     assert said[0].startswith("3 rows, 0.0 MB in 0.")
     assert said[0].endswith(" MB/s)")
-    assert said[1] == f"another sync, which was waited for, brought {said[0]}"
+    assert said[1] == f"another sync, which is not made twice, brought {said[0]}"

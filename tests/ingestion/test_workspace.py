@@ -31,7 +31,9 @@ def declared(
         "name": "main",
         "source": "a test",
         "connector": {"environment": "source-test", "version": "1.0"},
-        "streams": [stream("Order Items", id="integer", name="string")],
+        "streams": [
+            stream("Order Items", id="integer", name="string") | {"destination_sync_mode": "append"}
+        ],
     }
     path = tmp_path / "defs.yaml"
     path.write_text(yaml.safe_dump({"type": declaration.CONNECTION_TYPE, "attributes": attributes}))
@@ -61,3 +63,30 @@ def test_a_materialisation_tells_what_came_and_how(capfd: pytest.CaptureFixture[
     assert values["absent columns"] == "name"
     assert (values["refused rows"], values["refused values"]) == (1, "id: 1")
     assert "2 rows, 0.0 MB in " in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("declared")
+def test_whose_run_was_done_with_its_sync_has_another(shop: Shop) -> None:
+    """Nothing was killed here: each run appends, also one after a load that failed."""
+
+    def run(instance: dg.DagsterInstance, loads: bool) -> None:
+        @dg.asset(deps=[["lake", "shop", "main", "order_items"]], key=["shop_raw", "order_items"])
+        def load() -> None:
+            if not loads:
+                raise ValueError("the disk is full")
+
+        syncs = build_airbyte_assets_definitions(
+            workspace=EmbeddedWorkspace(workspace_id="shop"),
+            dagster_airbyte_translator=StreamTranslator(),
+        )
+        workspace = {"airbyte": EmbeddedWorkspace()}
+        assets = [*syncs, load]
+        dg.materialize(assets, resources=workspace, instance=instance, raise_on_error=False)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        for loads in (False, False, True, True):
+            run(instance, loads)
+        assert shop.log.numbers() == [1, 2, 3, 4]
+    with dg.DagsterInstance.ephemeral() as another:
+        run(another, loads=True)
+    assert shop.log.numbers() == [1, 2, 3, 4, 5]

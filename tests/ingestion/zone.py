@@ -47,11 +47,15 @@ class Zone:
 
     def __init__(self, lake: Lake, folder: Path, url: str) -> None:
         self.lake, self.url = lake, url
-        self.folder = folder / "landing" / "city" / "trips"
+        self.prefix = "landing/city/trips"
+        self.folder = folder / self.prefix
         self.feed = feed_of()
 
     def put(self, content: bytes, name: str = f"trips_{DAY}.csv", written: int = 0) -> None:
-        """Drop a file; `written` are seconds since the epoch."""
+        """Drop a file; `written` are seconds since the epoch, of a lake on disk."""
+        if self.lake.url.startswith("s3:"):
+            self.lake.replace(f"{self.prefix}/{name}", content)
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
         path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import pytest
 from dagster_project.failures import LakeError, TransientLakeError
 from dagster_project.lake import s3, store
 from dagster_project.lake.store import AlreadyThereError, Lake
+from tests.lake import s3 as server
 from tests.lake.s3 import PASSING, SECRET_KEY, SESSION_TOKEN, Fault, S3Server
 
 Use = Callable[[Lake], object]
@@ -102,6 +103,24 @@ def test_a_long_listing_goes_on_where_it_failed(s3_server: S3Server, s3_lake: La
     s3_lake.delete(names[1:])
     assert [item.key for item in s3_lake.list("")] == names[:1]
     assert len([method for method, _, _ in s3_server.seen if method == "POST"]) == 2
+
+
+@pytest.mark.usefixtures("in_haste")
+def test_a_large_object_is_given_the_time_that_it_takes(
+    s3_server: S3Server, s3_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server says nothing until it has it all."""
+    monkeypatch.setattr(s3, "SILENCE", timedelta(seconds=0.3))
+    monkeypatch.setattr(s3, "SLOWEST", 10_000)
+    monkeypatch.setattr(store, "PATIENCE", 0.2)
+    monkeypatch.setattr(server, "LATE", 1.0)
+    s3_server.fail(*[Fault.SLOW] * 100, on="PUT")
+    with pytest.raises(TransientLakeError, match="the server said nothing"):
+        s3_lake.create("small", b"x" * 3_000)
+    s3_lake.create("large", b"x" * 300_000)
+    s3_lake.replace("large", b"y" * 300_000)
+    s3_server.fail()
+    assert s3_lake.read("large") == b"y" * 300_000
 
 
 # Faults that stay
@@ -244,7 +263,7 @@ def test_http_is_for_loopback_and_for_those_who_allow_it(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ALLOW_HTTP", allow)
-    assert s3.client_config()["allow_http"] is over_http
+    assert s3.client_config(s3.SILENCE)["allow_http"] is over_http
 
 
 def test_credentials_in_the_lakes_own_url_are_refused() -> None:

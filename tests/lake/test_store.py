@@ -10,6 +10,7 @@ import obstore
 import pytest
 
 from dagster_project.failures import LakeError
+from dagster_project.lake import store
 from dagster_project.lake.store import AlreadyThereError, Lake
 
 
@@ -22,6 +23,15 @@ def test_an_object_is_written_once(lake: Lake) -> None:
     with pytest.raises(AlreadyThereError, match=r"a/b\.txt exists already"):
         lake.create("a/b.txt", b"second")
     assert lake.read("a/b.txt") == b"first"
+
+
+def test_what_was_read_is_counted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in (0, 5000, 20_000):
+        lake.create(f"{size}", bytes(range(250)) * (size // 250))
+    monkeypatch.setattr(store, "LARGE", 10_000)
+    for size in (0, 5000, 20_000):
+        assert lake.read(f"{size}") == bytes(range(250)) * (size // 250)
+    assert lake.bytes_read == 25_000
 
 
 def test_writing_the_same_again_is_no_error(lake: Lake) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import threading
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dagster_project.settings import DEFS
+from tests.reference.gate import gate
 
 Message = dict[str, Any]
 TYPES = {"integer": int, "number": float, "string": str}
@@ -235,38 +231,13 @@ def test_a_killed_weather_sync_goes_on_from_its_last_state(
     assert {hour for hour, _ in before & after} == {reached}
 
 
-@contextmanager
-def refusing_march(source: str) -> Iterator[str]:
-    """The source systems behind a gate that refuses the readings since 1 March."""
-
-    class Gate(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if "since=2013-03-01" in self.path:
-                status, body = 400, b'{"error": "closed in March"}'
-            else:
-                with urllib.request.urlopen(source + self.path, timeout=10) as answer:
-                    status, body = answer.status, answer.read()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as inherited
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as gate:
-        threading.Thread(target=gate.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{gate.server_port}"
-        finally:
-            gate.shutdown()
-
-
 def test_state_never_passes_a_month_that_failed(
     weather: Connector, weather_catalog: Message, source: str
 ) -> None:
-    with refusing_march(source) as url:
+    def refuse_march(path: str) -> bytes | None:
+        return b'{"error": "closed in March"}' if "since=2013-03-01" in path else None
+
+    with gate(source, refuse_march) as url:
         config = {"base_url": url, "end_date": "2013-06-30T23:59:59Z"}
         code, messages = weather.run("read", config=config, catalog=weather_catalog)
     assert code != 0
