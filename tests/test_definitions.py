@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -316,9 +315,8 @@ def test_the_last_step_of_a_pipeline_is_not_partitioned(
     nodes = [graphs["flights"].get(key) for key in graphs["flights"].materializable_asset_keys]
     partitions = {node.assets_def.op.name: node.partitions_def for node in nodes}
     job = domain_definitions("flights").resolve_job_def(job_name("flights"))
-    # The fact stands between staging and marts, so that Dagster makes two steps of the models.
-    last = re.sub(r"_\d+$", "", max(node.name for node in job.nodes))
-    assert last == "transform_flights"
+    last = max(node.name for node in job.nodes)
+    assert last.startswith("transform_flights")
     assert partitions[last] is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from dagster_project.cli.parent import end_with_parent
+from dagster_project.parent import end_with_parent
 from dagster_project.cli.progress import Display, DomainProgress
 from dagster_project.cli.services import prepare_home, services
 from dagster_project.domain import domain_folder, domain_names, read_domain
@@ -129,6 +130,10 @@ class _Worker:
 
 def _fork_workers(settings: Settings, runs: Sequence[DomainProgress]) -> list[_Worker]:
     """A process a domain, forked after everything is imported and before anything is connected."""
+    gc.disable()  # until `preload` has ended
+    import dagster._utils.test.definitions  # noqa: F401 - which each run would import
+
+    import dagster_project.components
     import dagster_project.locations.location
     import dagster_project.orchestration.runs  # noqa: F401
     from dagster_project.orchestration.execution import preload

@@ -26,9 +26,12 @@ _WRITTEN_BY = "# Written by `mesh`; changes are overwritten."
 _DAGSTER_YAML = f"""\
 {_WRITTEN_BY}
 storage:
-  postgres:
-    postgres_url:
-      env: MESH_DAGSTER_URL
+  custom:
+    module: dagster_project.orchestration.storage
+    class: PooledPostgresStorage
+    config:
+      postgres_url:
+        env: MESH_DAGSTER_URL
 telemetry:
   enabled: false
 nux:

@@ -2,37 +2,27 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
-import os
-from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
-from importlib import metadata
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 from uuid import uuid4
 
 import dagster as dg
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster_dbt import (
-    DagsterDbtTranslator,
-    DagsterDbtTranslatorSettings,
-    DbtCliResource,
-    DbtProject,
-)
-from dagster_dbt.errors import DagsterDbtCliRuntimeError
-from packaging.version import Version
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject
+from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from pydantic import Field
 
+from dagster_project.components.dbt_tests import Tests
 from dagster_project.components.folder import domain_of
 from dagster_project.components.landing_feed import feed_partitions
-from dagster_project.declarations import Declared
-from dagster_project.failures import DeclarationError, TransformationError
-from dagster_project.identity import DBT_PROJECT, Table, raw_table
+from dagster_project.components.partitions import DbtModelsDeclaration
+from dagster_project.failures import DeclarationError
+from dagster_project.identity import DBT_PROJECT, Table, fitting, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed
+from dagster_project.quality.standing import blocked_tables
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
-from dagster_project.transformation.project import (
-    dbt_environment,
-    dbt_executable,
-    read_manifest,
-)
+from dagster_project.transformation.groups import left_out, model_groups, read_tables
+from dagster_project.transformation.invocation import build as dbt_build
+from dagster_project.transformation.project import read_manifest
 from dagster_project.transformation.versions import (
     count_rows,
     decide,
@@ -44,28 +34,11 @@ from dagster_project.transformation.versions import (
     record_built,
 )
 
-_EVALUATED = {
-    AssetCheckExecutionRecordStatus.SUCCEEDED,
-    AssetCheckExecutionRecordStatus.FAILED,
-}
 #: The steps' names. Dagster takes every asset of a run over a range of partitions for partitioned
 #: (and plans an event a partition for each) if the last step by name is; so this one, which never
 #: is, comes last.
 WHOLE_STEP = "transform_"
 DAILY_STEP = "incremental_"
-
-
-class DailyModels(Declared):
-    """Incremental models that are built by the day."""
-
-    feed: str = Field(description="The feed whose days they are partitioned by.")
-    models: list[str] = Field(min_length=1)
-
-
-class DbtModelsDeclaration(Declared):
-    """What a domain says of its dbt models, which lie in dbt_project/models/<domain>/."""
-
-    daily: DailyModels | None = None
 
 
 class BuildConfig(dg.Config):
@@ -125,27 +98,15 @@ class DbtModels(dg.Component):
                 f"{context.path}: daily: no dbt model of the domain {domain} is called "
                 f"{', '.join(unique_id.rpartition('.')[2] for unique_id in unknown)}"
             )
-        assets = [_whole(domain, manifest, ours - by_day)] if ours - by_day else []
+        groups = model_groups(manifest, ours, by_day)
+        assets = [
+            _whole(_step_name(domain, tables, len(groups)), manifest, unique_ids)
+            for tables, unique_ids in groups.items()
+        ]
         if daily:
             feed = read_feed(domain, daily.feed)
             assets.extend(_daily(domain, manifest, name, feed) for name in daily.models)
-        return dg.Definitions(assets=assets, resources={"dbt": DBT})
-
-
-class InstalledDbt(DbtCliResource):
-    """The dbt of this Python environment, whose version is known without starting it."""
-
-    @cached_property
-    def _cli_version(self) -> Version:
-        return Version(metadata.version("dbt-core"))
-
-
-#: One instance, so that the locations of several domains can be merged into one.
-DBT = InstalledDbt(
-    project_dir=str(DBT_PROJECT_DIR),
-    profiles_dir=str(DBT_PROJECT_DIR),
-    dbt_executable=str(dbt_executable()),
-)
+        return dg.Definitions(assets=assets)
 
 
 def _project() -> DbtProject:
@@ -175,47 +136,56 @@ def _specs(
     return assets, list(checks.values())
 
 
+def _step_name(domain: str, tables: Collection[Table], groups: int) -> str:
+    """Of the step for the models that descend from these tables."""
+    if groups == 1 or not tables:
+        return f"{WHOLE_STEP}{domain}"
+    return fitting(f"{WHOLE_STEP}{domain}_{'_'.join(sorted(table.name for table in tables))}")
+
+
 def _whole(
-    domain: str, manifest: Mapping[str, Any], unique_ids: Collection[str]
+    step: str, manifest: Mapping[str, Any], unique_ids: Collection[str]
 ) -> dg.AssetsDefinition:
-    """All of the domain's models but the daily ones."""
+    """Models that are built whole."""
     assets, checks = _specs(manifest, unique_ids)
 
     @dg.multi_asset(
-        name=f"{WHOLE_STEP}{domain}",
+        name=step,
         specs=assets,
         check_specs=checks,
         can_subset=True,
         op_tags={"dagster/compute_kind": "dbt"},
     )
-    def build(
-        context: dg.AssetExecutionContext, dbt: DbtCliResource, config: BuildConfig
-    ) -> Iterator[Any]:
+    def build(context: dg.AssetExecutionContext, config: BuildConfig) -> Iterator[Any]:
         url = warehouse_url()
         selected = _selected(context, manifest)
-        tables = {unique_id: node_table(node) for unique_id, node in models(manifest).items()}
+        nodes = models(manifest)
+        tables = {unique_id: node_table(nodes[unique_id]) for unique_id in selected.values()}
         built = read_built(url)
         if config.rebuild:
-            for unique_id in selected.values():
-                built.models.pop(tables[unique_id], None)
-        decision = decide(manifest, set(selected.values()), built)
+            for table in tables.values():
+                built.models.pop(table, None)
+        decision = decide(manifest, set(tables), built)
+        refused = _refused(url, manifest, decision.versions)
         outputs = {unique_id: output for output, unique_id in selected.items()}
-        # First those that are up to date: a model whose parent is built is built too, so none of
-        # these comes after one that is.
-        for unique_id in decision.up_to_date:
-            yield _unchanged(
-                outputs[unique_id], url, tables[unique_id], decision.versions[unique_id]
-            )
-        standing, again = _verdicts(context, [tables[u] for u in decision.up_to_date])
-        yield from standing
-        names = [models(manifest)[unique_id]["name"] for unique_id in decision.stale]
-        for event in _run(context, dbt, url, manifest, [*names, *again]):
+        stale = [unique_id for unique_id in decision.stale if unique_id not in refused]
+        for unique_id, version in decision.versions.items():
+            if unique_id not in refused:
+                built.models[tables[unique_id]] = version
+            # First those that are up to date: a model whose parent is built is built too, so none
+            # of these comes after one that is.
+            if unique_id not in refused and unique_id not in stale:
+                yield _unchanged(outputs[unique_id], url, tables[unique_id], version)
+        tests = Tests(context, manifest, built, stale, refused)
+        yield from tests.standing()
+        for event in _run(context, url, manifest, [nodes[u]["name"] for u in stale], tests):
             unique_id = selected.get(getattr(event, "output_name", ""), "")
             if not unique_id:
                 yield event
                 continue
             record_built(url, tables[unique_id], {"": decision.versions[unique_id]})
             yield _output(event, url, tables[unique_id], decision.versions[unique_id])
+        _say_refused(manifest, refused)
 
     return build
 
@@ -237,27 +207,30 @@ def _daily(
         backfill_policy=dg.BackfillPolicy.single_run(),
         op_tags={"dagster/compute_kind": "dbt"},
     )
-    def build(
-        context: dg.AssetExecutionContext, dbt: DbtCliResource, config: BuildConfig
-    ) -> Iterator[Any]:
+    def build(context: dg.AssetExecutionContext, config: BuildConfig) -> Iterator[Any]:
         url = warehouse_url()
         table = node_table(models(manifest)[unique_id])
         (output,) = _selected(context, manifest) or (None,)
+        days = context.partition_keys
+        refused = _refused(url, manifest, [unique_id], days) if output else {}
         built = read_built(url)
         if config.rebuild:
             built.model_partitions.pop(table, None)
-        stale = decide_days(manifest, unique_id, raw, context.partition_keys, built)
-        names = [name] if stale else []
-        if not stale and output:
+        stale = decide_days(manifest, unique_id, raw, days, built) if output else {}
+        if refused:
+            stale = {}
+        elif output and not stale:
             yield _unchanged(output, url, table, built.version(table))
-            standing, names = _verdicts(context, [table])
-            yield from standing
-        for event in _run(context, dbt, url, manifest, names, sorted(stale)):
+        built.model_partitions[table] = built.model_partitions.get(table, {}) | stale
+        tests = Tests(context, manifest, built, [unique_id] if stale else (), refused)
+        yield from tests.standing()
+        for event in _run(context, url, manifest, [name] if stale else [], tests, sorted(stale)):
             if getattr(event, "output_name", None) != output:
                 yield event
                 continue
             record_built(url, table, stale)
             yield _output(event, url, table, read_built(url).version(table))
+        _say_refused(manifest, refused)
 
     return build
 
@@ -274,82 +247,65 @@ def _selected(context: dg.AssetExecutionContext, manifest: Mapping[str, Any]) ->
     }
 
 
-def _verdicts(
-    context: dg.AssetExecutionContext, tables: list[Table]
-) -> tuple[list[dg.AssetCheckResult], list[str]]:
-    """Of models that are not built: the verdicts that stand, and the tests to run again.
+def _refused(
+    url: str,
+    manifest: Mapping[str, Any],
+    unique_ids: Iterable[str],
+    days: Collection[str] | None = None,
+) -> dict[str, dict[Table, list[str]]]:
+    """Models that must not be built, with the tables they need and the critical checks that failed.
 
-    Neither the table nor its tests changed, so what was found of it still holds. A test that has
-    no verdict yet, or failed, is run again: a failure is never left behind by a model's being up to
-    date.
+    A run's own checks stop its steps by themselves. This is about checks of other runs: of another
+    domain's data product, or of a table that is not loaded in this run.
     """
-    keys = {dg.AssetKey(list(table.asset_key)) for table in tables}
-    standing, again = [], []
-    for key in sorted(context.selected_asset_check_keys):
-        if key.asset_key not in keys:
-            continue
-        history = context.instance.event_log_storage.get_asset_check_execution_history(
-            key, limit=1, status=_EVALUATED
-        )
-        last = history[0].evaluation if history else None
-        if last is None or (not last.passed and last.severity is dg.AssetCheckSeverity.ERROR):
-            again.append(key.name)
-            continue
-        standing.append(
-            dg.AssetCheckResult(
-                asset_key=key.asset_key,
-                check_name=key.name,
-                passed=last.passed,
-                severity=last.severity,
-                metadata={
-                    **last.metadata,
-                    "as found by": dg.MetadataValue.dagster_run(history[0].run_id),
-                },
-            )
-        )
-    return standing, again
+    ordered = list(unique_ids)
+    read = set().union(*(read_tables(manifest, unique_id) for unique_id in ordered))
+    own = {node_table(manifest["nodes"][unique_id]) for unique_id in ordered}
+    blocked = blocked_tables(url, read - own, days)
+    out = left_out(manifest, ordered, blocked)
+    return {u: {table: blocked[table] for table in tables} for u, tables in out.items()}
+
+
+def _say_refused(
+    manifest: Mapping[str, Any], refused: Mapping[str, Mapping[Table, list[str]]]
+) -> None:
+    """Fail the step for what it left out."""
+    if not refused:
+        return
+    because = {table: checks for tables in refused.values() for table, checks in tables.items()}
+    reasons = "; ".join(f"{table}: {', '.join(checks)}" for table, checks in because.items())
+    names = ", ".join(manifest["nodes"][unique_id]["name"] for unique_id in refused)
+    raise dg.Failure(
+        f"left out: {names}. Critical checks stand failed of what they read ({reasons}). Mend the "
+        "data, run these checks again, then these models",
+        metadata={"left out": names, "failed checks": reasons},
+        allow_retries=False,
+    )
 
 
 def _run(
     context: dg.AssetExecutionContext,
-    dbt: DbtCliResource,
     url: str,
     manifest: Mapping[str, Any],
     names: list[str],
+    tests: Tests,
     days: list[str] | None = None,
 ) -> Iterator[Any]:
-    """dbt's events for these models, their tests, and these tests; none runs nothing."""
-    if not names:
+    """dbt's events for these models and for the tests that are to be run; none runs nothing."""
+    if not names and not tests.to_run:
         context.log.info("every selected model is up to date")
         return
-    context.log.info(f"dbt builds {len(names)}: {', '.join(names)}")
-    os.environ.update(dbt_environment(url) | {"DBT_MESH_DAYS": ",".join(days or [])})
+    context.log.info(f"dbt builds {len(names)}: {', '.join(names) or 'only tests'}")
     target = get_settings().dbt_target.absolute() / "runs" / context.run.run_id / uuid4().hex[:8]
-    # Without the context, which would add what the step has in all to what is selected here.
-    invocation = dbt.cli(
-        ["build", "--select", " ".join(names)],
-        manifest=manifest,
-        dagster_dbt_translator=TableTranslator(),
-        target_path=target,
-    )
-    try:
-        for event in invocation.stream_raw_events():
-            yield from event.to_default_asset_events(
-                manifest,
-                invocation.dagster_dbt_translator,
-                context,
-                invocation.target_path,
-                _project(),
-            )
-    except DagsterDbtCliRuntimeError as error:
-        raise TransformationError(_what_failed(str(error))) from None
-
-
-def _what_failed(message: str) -> str:
-    """dbt's own words, without the command line that dagster-dbt puts before them."""
-    _, found, errors = message.partition("Errors parsed from dbt logs:")
-    lines = [line.strip() for line in (errors if found else message).splitlines() if line.strip()]
-    return "dbt could not build every model:\n  " + "\n  ".join(lines[:40])
+    translator, project = TableTranslator(), _project()
+    for event in dbt_build(url, [*names, *tests.to_run], target, days or []):
+        for found in DbtCoreCliEventMessage(event, {}).to_default_asset_events(
+            manifest, translator, context, target, project
+        ):
+            if isinstance(found, dg.AssetCheckResult):
+                yield tests.shown(found, target)
+            else:
+                yield found
 
 
 def _unchanged(output: str, url: str, table: Table, version: str) -> dg.Output[Any]:

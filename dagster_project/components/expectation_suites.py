@@ -17,11 +17,11 @@ from dagster_project.components.partitions import PartitionedTable, partitioned_
 from dagster_project.declarations import Declared
 from dagster_project.domain import read_domain
 from dagster_project.failures import DeclarationError
+from dagster_project.quality.asked import Request
 from dagster_project.quality.outcome import Outcome, Partitions
 from dagster_project.quality.server import validate_here_or_there
 from dagster_project.quality.standing import Failure, record
 from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
-from dagster_project.quality.validation import Request
 from dagster_project.settings import EXPECTATIONS, warehouse_url
 
 _SEVERITY = {

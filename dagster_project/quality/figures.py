@@ -23,12 +23,17 @@ from great_expectations.expectations.metrics.metric_provider import (
 )
 from great_expectations.expectations.metrics.query_metric_provider import QueryMetricProvider
 from great_expectations.validator.metric_configuration import MetricConfiguration
+from sqlalchemy.dialects import postgresql
 
 from dagster_project.quality.outcome import SAMPLE_ROWS
 
 #: What says which rows of the batch an expectation is about.
 _ROWS = ("row_condition", "condition_parser", "column_list", "column_A", "column_B")
 _DOMAIN = ("batch_id", "table", *_ROWS, "ignore_row_if")
+#: PostgreSQL's, for text: names are not cut, percent signs not doubled.
+_TEXT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+_TEXT.max_identifier_length = 9999
+
 Values = Mapping[str, Any]
 
 
@@ -47,6 +52,11 @@ def domain_of_every_row(domain: Values, values: Values) -> dict[str, Any]:
 def _aggregate(figure: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """Makes the statement one row, whatever else it asks for, and however few the table has."""
     return figure + sa.func.count() * 0
+
+
+def _text(clause: sa.ClauseElement) -> str:
+    """SQL to be read, and run as it stands."""
+    return str(clause.compile(dialect=_TEXT, compile_kwargs={"literal_binds": True}))
 
 
 class _Subquery(MetricProvider):
@@ -132,6 +142,12 @@ class DistinctValues(_Subquery):
         return sa.select(len(set(lacking)) - sa.func.count()).select_from(within)
 
 
+def condition_of(metric: MetricConfiguration) -> MetricConfiguration:
+    """The condition of unexpected rows that a figure has as its value `condition`."""
+    values = metric.metric_value_kwargs
+    return MetricConfiguration(values["condition"], metric.metric_domain_kwargs, values["of"])
+
+
 class UnexpectedOfDomain(_Subquery):
     """Rows against a condition, among those that are left by another."""
 
@@ -145,11 +161,7 @@ class UnexpectedOfDomain(_Subquery):
         found: dict[str, MetricConfiguration] = super()._get_evaluation_dependencies(
             metric, *args, **kwargs
         )
-        values = metric.metric_value_kwargs
-        found["condition"] = MetricConfiguration(
-            values["condition"], metric.metric_domain_kwargs, values["of"]
-        )
-        return found
+        return found | {"condition": condition_of(metric)}
 
     @classmethod
     def figure(cls, rows: Any, domain: Values, values: Values, metrics: Values) -> sa.Select[Any]:
@@ -187,15 +199,17 @@ class UnexpectedRows(QueryMetricProvider):
         )
 
 
-class QueryOfDuplicatedRows(MetricProvider):
-    """The query of rows whose values together other rows have too: text, which is not run.
+class QueryOfUnexpectedRows(MetricProvider):
+    """Finds the rows that an expectation refuses: text, which is not run.
 
-    Great Expectations' own has ambiguous columns, which PostgreSQL refuses.
+    A mapping: `query`, with the columns of the value `shown` before those of the expectation, and
+    `condition`, over the table's columns, where it is about single rows. Great Expectations' own
+    query leaves out the conditions on which rows the expectation is about.
     """
 
-    metric_name = "mesh.duplicated_rows.query"
-    domain_keys = _DOMAIN
-    value_keys = ("shown",)
+    metric_name = "mesh.query"
+    domain_keys = (*_DOMAIN, "column")
+    value_keys = ("condition", "of", "shown")
 
     @metric_value(engine=SqlAlchemyExecutionEngine)
     def _sqlalchemy(
@@ -205,19 +219,40 @@ class QueryOfDuplicatedRows(MetricProvider):
         metric_value_kwargs: dict[str, Any],
         metrics: dict[str, Any],
         runtime_configuration: dict[str, Any],
-    ) -> str:
-        domain = {k: v for k, v in metric_domain_kwargs.items() if k in _DOMAIN}
-        rows = execution_engine.get_domain_records(domain)
-        source = rows.subquery() if isinstance(rows, sa.Select) else rows
-        names = domain["column_list"]
+    ) -> dict[str, str]:
+        names = _columns(metric_domain_kwargs)
         shown: list[sa.ColumnClause[Any]] = [
             sa.column(name) for name in dict.fromkeys([*metric_value_kwargs["shown"], *names])
         ]
-        number = sa.func.count().over(partition_by=[sa.column(name) for name in names])
-        counted = sa.select(*shown, number.label("same")).select_from(source).subquery()
-        query = sa.select(*(counted.c[c.name] for c in shown)).where(counted.c.same > 1)
-        dialect = execution_engine.engine.dialect
-        return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        domain = {k: v for k, v in metric_domain_kwargs.items() if k in _DOMAIN}
+        rows = execution_engine.get_domain_records(domain)
+        source = rows.subquery() if isinstance(rows, sa.Select) else rows
+        if not metric_value_kwargs["condition"]:
+            number = sa.func.count().over(partition_by=[sa.column(name) for name in names])
+            counted = sa.select(*shown, number.label("same")).select_from(source).subquery()
+            query = sa.select(*(counted.c[c.name] for c in shown)).where(counted.c.same > 1)
+            if len(names) == 1:
+                query = query.where(counted.c[names[0]].is_not(None))
+            return {"query": _text(query)}
+        unexpected, _, _ = metrics["condition"]
+        left = rows.whereclause if isinstance(rows, sa.Select) else None
+        condition = unexpected if left is None else sa.and_(left, unexpected)
+        table = execution_engine.get_domain_records({"batch_id": metric_domain_kwargs["batch_id"]})
+        query = sa.select(*shown).select_from(table).where(condition)
+        return {"query": _text(query), "condition": _text(condition)}
+
+    @classmethod
+    def _get_evaluation_dependencies(
+        cls, metric: MetricConfiguration, *args: Any, **kwargs: Any
+    ) -> dict[str, MetricConfiguration]:
+        whole = metric.metric_value_kwargs["condition"]
+        return {"condition": condition_of(metric)} if whole else {}
+
+
+def _columns(domain: Values) -> list[str]:
+    """The columns that an expectation is about."""
+    pair = [domain[name] for name in ("column", "column_A", "column_B") if domain.get(name)]
+    return pair or list(domain["column_list"])
 
 
 class SampleOfUnexpectedRows(QueryMetricProvider):
@@ -240,7 +275,7 @@ class SampleOfUnexpectedRows(QueryMetricProvider):
         query = _query(cls, execution_engine, metric_domain_kwargs, metric_value_kwargs)
         limited = sa.text(f"SELECT * FROM ({query.replace(':', chr(92) + ':')}) AS q LIMIT :rows")
         rows = execution_engine.execute_query(limited.bindparams(rows=SAMPLE_ROWS)).mappings()
-        return {"unexpected_rows": [dict(row) for row in rows], "unexpected_index_query": query}
+        return {"unexpected_rows": [dict(row) for row in rows], "query": query}
 
 
 def _query(

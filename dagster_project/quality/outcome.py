@@ -42,6 +42,9 @@ class Outcome:
     sample: Sequence[Mapping[str, Any]] = ()
     #: Finds the unexpected rows; empty where an expectation is not about rows.
     query: str = ""
+    #: The SQL condition of rows that a failed expectation refuses, over the table's columns; empty
+    #: where it is not about single rows.
+    condition: str = ""
     #: The partitions that fail, with the number of unexpected rows where it is about rows.
     failed: Mapping[str, int | None] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,7 @@ from great_expectations.validator.metric_configuration import MetricConfiguratio
 from dagster_project.quality.figures import (
     DistinctValues,
     DuplicatedRows,
-    QueryOfDuplicatedRows,
+    QueryOfUnexpectedRows,
     RowsOfDomain,
     SampleOfUnexpectedRows,
     UnexpectedOfDomain,
@@ -43,6 +44,10 @@ _SHOWN: dict[str, Any] = {
 }
 
 _UNEXPECTED = ".unexpected_count"
+_QUERY = QueryOfUnexpectedRows.metric_name
+#: Whether a row meets these depends on others.
+_OF_SEVERAL_ROWS = ("column_values.unique", "compound_columns.unique")
+_DUPLICATES_SHOWN = {f"{name}.unexpected_values" for name in _OF_SEVERAL_ROWS}
 
 
 def _substitute(name: str, metric: MetricConfiguration, every_row: Any) -> MetricConfiguration:
@@ -84,10 +89,16 @@ def _substitute(name: str, metric: MetricConfiguration, every_row: Any) -> Metri
 
 
 class _Look:
-    """Mixed into an expectation. `condition` is the one that all of a suite's have."""
+    """Mixed into an expectation: asks for figures in its own way."""
 
     @classmethod
     def every_row(cls) -> Any:
+        """The condition that all of a suite's expectations have."""
+        raise NotImplementedError
+
+    @classmethod
+    def shown(cls) -> list[str]:
+        """What a row is to be recognised by."""
         raise NotImplementedError
 
     def get_validation_dependencies(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,11 +108,32 @@ class _Look:
                 needed.remove_metric_configuration(name)
             else:
                 needed.set_metric_configuration(name, other)
+            if query := self._query(name, metric):
+                needed.set_metric_configuration(_QUERY, query)
         return needed
 
     def instead(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
         """The figure to ask for in place of the one of this name; None for none."""
         raise NotImplementedError
+
+    def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        raw = super()._validate(metrics, *args, **kwargs)  # type: ignore[misc]
+        if _QUERY in metrics:
+            raw["result"] |= metrics[_QUERY]
+        return raw
+
+    def _query(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
+        """The query of what this counts, if it counts the rows that the expectation refuses."""
+        measured = name.removesuffix(_UNEXPECTED)
+        if measured != getattr(self, "map_metric", None):
+            return None
+        of_single_rows = measured not in _OF_SEVERAL_ROWS
+        values = {
+            "condition": f"{measured}.condition" if of_single_rows else "",
+            "of": dict(metric.metric_value_kwargs),
+            "shown": self.shown(),
+        }
+        return MetricConfiguration(_QUERY, metric.metric_domain_kwargs, values)
 
 
 class _FirstLook(_Look):
@@ -111,21 +143,15 @@ class _FirstLook(_Look):
         return _substitute(name, metric, self.every_row())
 
     def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return super()._validate(_SHOWN | metrics, *args, **kwargs)  # type: ignore[misc]
+        return super()._validate(_SHOWN | metrics, *args, **kwargs)
 
 
 class _SecondLook(_Look):
     """Fetches no more rows of a query for unexpected ones than are shown."""
 
     def instead(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
-        if name == "compound_columns.unique.unexpected_values":
+        if name in _DUPLICATES_SHOWN:
             return None
-        if name == "compound_columns.unique.unexpected_index_query":
-            result_format = metric.metric_value_kwargs["result_format"]
-            shown = {"shown": result_format.get("unexpected_index_column_names") or []}
-            return MetricConfiguration(
-                QueryOfDuplicatedRows.metric_name, metric.metric_domain_kwargs, shown
-            )
         if name != "unexpected_rows_query.table":
             return _substitute(name, metric, self.every_row())
         domain = {**metric.metric_domain_kwargs, "row_condition": self.every_row()}
@@ -134,7 +160,7 @@ class _SecondLook(_Look):
         )
 
     def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        raw = super()._validate(metrics, *args, **kwargs)  # type: ignore[misc]
+        raw = super()._validate(metrics, *args, **kwargs)
         if "unexpected_rows_query.table" in metrics:
             found = metrics["unexpected_rows_query.table"]
             raw["result"] |= {"unexpected_count": raw["result"]["observed_value"]} | found
@@ -142,12 +168,16 @@ class _SecondLook(_Look):
 
 
 @cache
-def _class(look: type[_Look], stock: type[Expectation], every_row: str) -> type[Expectation]:
-    condition = json.loads(every_row)
+def _class(look: type[_Look], stock: type[Expectation], options: str) -> type[Expectation]:
+    every_row, shown = json.loads(options)
     # Great Expectations finds a class by its name.
-    digest = hashlib.sha256(every_row.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(options.encode()).hexdigest()[:12]
     name = f"{look.__name__.strip('_')}{stock.__name__}{digest}"
-    members = {"every_row": classmethod(lambda cls: condition), "__module__": __name__}
+    members = {
+        "every_row": classmethod(lambda cls: every_row),
+        "shown": classmethod(lambda cls: shown),
+        "__module__": __name__,
+    }
     return type(name, (look, stock), members)
 
 
@@ -159,9 +189,11 @@ def as_configured(condition: Any) -> Any:
     return kwargs["row_condition"]
 
 
-def _looking(look: Any, stock: Expectation, every_row: Any) -> Expectation:
+def _looking(
+    look: Any, stock: Expectation, every_row: Any, shown: Sequence[str] = ()
+) -> Expectation:
     kind: Any = type(stock)
-    return _class(look, kind, json.dumps(every_row))(**stock.configuration.kwargs)
+    return _class(look, kind, json.dumps([every_row, list(shown)]))(**stock.configuration.kwargs)
 
 
 def first_look(stock: Expectation, every_row: Any = None) -> Expectation:
@@ -173,6 +205,8 @@ def first_look(stock: Expectation, every_row: Any = None) -> Expectation:
     return _looking(_FirstLook, stock, every_row)
 
 
-def second_look(stock: Expectation, every_row: Any = None) -> Expectation:
-    """The expectation as one to be validated for what there is to show."""
-    return _looking(_SecondLook, stock, every_row)
+def second_look(
+    stock: Expectation, every_row: Any = None, shown: Sequence[str] = ()
+) -> Expectation:
+    """The expectation as one to be validated for what there is to show: rows with these columns."""
+    return _looking(_SecondLook, stock, every_row, shown)

@@ -7,6 +7,7 @@ to those who know its key, and ends when the process that started it does.
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import subprocess
@@ -24,8 +25,9 @@ from multiprocessing.connection import (
 )
 
 from dagster_project.failures import MeshError, WarehouseError
+from dagster_project.quality.asked import Request
 from dagster_project.quality.outcome import Validation
-from dagster_project.quality.validation import Request, validate
+from dagster_project.quality.validation import validate
 from dagster_project.warehouse.connection import masked
 
 #: `port:key`, set by a run for its own processes: no setting, and not for people.
@@ -118,9 +120,13 @@ def _serve() -> None:
     with Listener((_HOST, 0), backlog=64) as listener:
         sys.stdout.write(f"{listener.address[1]}\n")
         sys.stdout.flush()
-        # Requests wait in the backlog meanwhile.
+        # Requests wait in the backlog meanwhile. Without collections importing takes a quarter
+        # less; and what is loaded then is never collected, so that no fork copies it for that.
+        gc.disable()
         for module in PRELOADED:
             import_module(module)
+        gc.freeze()
+        gc.enable()
 
         # Finished validations are not to be waited for.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)

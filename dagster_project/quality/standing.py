@@ -103,8 +103,13 @@ def record(
     return standing
 
 
-def blocked_tables(url: str, tables: Collection[Table]) -> dict[Table, list[str]]:
-    """Of these tables, those of which a critical check stands failed, with the checks' names."""
+def blocked_tables(
+    url: str, tables: Collection[Table], partitions: Collection[str] | None = None
+) -> dict[Table, list[str]]:
+    """Of these tables, those of which a critical check stands failed, with the checks' names.
+
+    Of a partitioned one only what fails in these partitions counts, if any are given.
+    """
     with connect(url, "reading which checks stand failed") as connection:
         there = connection.execute("SELECT to_regclass('mesh.failures') IS NOT NULL").fetchone()
         if there != (True,):
@@ -112,8 +117,8 @@ def blocked_tables(url: str, tables: Collection[Table]) -> dict[Table, list[str]
         rows = connection.execute(
             "SELECT DISTINCT table_schema, table_name, check_name FROM mesh.failures "
             "WHERE severity = 'critical' AND table_schema || '.' || table_name = ANY(%s) "
-            "ORDER BY 1, 2, 3",
-            [[str(table) for table in tables]],
+            "AND (%s::text[] IS NULL OR partition = '' OR partition = ANY(%s)) ORDER BY 1, 2, 3",
+            [[str(table) for table in tables], *[partitions and list(partitions)] * 2],
         ).fetchall()
     found: dict[Table, list[str]] = {}
     for schema, name, check in rows:

@@ -42,7 +42,8 @@ def domain_models(manifest: Mapping[str, Any], domain: str) -> dict[str, Mapping
     }
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """A short digest of these texts, in their order."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 
@@ -55,7 +56,7 @@ def code_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
     }
     hooks = _hooks(manifest, macros)
     return {
-        unique_id: _digest(
+        unique_id: digest(
             *_used(node, hooks, macros),
             node["checksum"]["checksum"],
             orjson.dumps(node["unrendered_config"], option=orjson.OPT_SORT_KEYS).decode(),
@@ -105,7 +106,7 @@ class Built:
         """Of what the table holds now; empty if nothing is known of it."""
         if table in self.model_partitions:
             days = sorted(self.model_partitions[table].items())
-            return _digest(*(f"{day}={version}" for day, version in days))
+            return digest(*(f"{day}={version}" for day, version in days))
         return self.models.get(table) or self.raw.get(table, "")
 
 
@@ -186,7 +187,7 @@ def decide(manifest: Mapping[str, Any], selected: Collection[str], built: Built)
     for unique_id in _ordered(manifest, selected):
         inputs = _input_versions(manifest, unique_id, built, versions)
         table = node_table(nodes[unique_id])
-        versions[unique_id] = _digest(codes[unique_id], *inputs)
+        versions[unique_id] = digest(codes[unique_id], *inputs)
         if table not in built.relations or built.models.get(table) != versions[unique_id]:
             stale.append(unique_id)
     return Decision(versions, tuple(stale))
@@ -221,7 +222,7 @@ def decide_days(
     code = code_versions(manifest)[unique_id]
     holds = built.model_partitions.get(table, {})
     loaded = built.raw_partitions.get(raw, {})
-    wanted = {day: _digest(code, loaded.get(day, "")) for day in days}
+    wanted = {day: digest(code, loaded.get(day, "")) for day in days}
     return {day: version for day, version in wanted.items() if holds.get(day) != version}
 
 

@@ -7,11 +7,10 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dagster_project.components.dbt_models import DBT
 from dagster_project.locations.location import domain_definitions
 from dagster_project.settings import get_settings
 
-STEP = "transform_fleet"
+STEPS = [f"transform_fleet_{table}" for table in ("airlines", "airports", "planes")]
 RAW = """
 CREATE SCHEMA fleet_raw;
 CREATE TABLE fleet_raw.planes (_airbyte_raw_id text, _airbyte_extracted_at timestamptz,
@@ -66,10 +65,8 @@ def build(instance: dg.DagsterInstance, rebuild: bool = False) -> dg.ExecuteInPr
         for asset in definitions.assets or ()
         if isinstance(asset, dg.AssetsDefinition) and set(asset.keys) <= set(keys)
     ]
-    config = {"ops": {STEP: {"config": {"rebuild": rebuild}}}}
-    return dg.materialize(
-        assets, instance=instance, resources={"dbt": DBT}, run_config=config, raise_on_error=False
-    )
+    config = {"ops": {step: {"config": {"rebuild": rebuild}} for step in STEPS}}
+    return dg.materialize(assets, instance=instance, run_config=config, raise_on_error=False)
 
 
 def built(result: dg.ExecuteInProcessResult) -> set[str]:

@@ -23,10 +23,10 @@ import pytest
 
 from dagster_project.failures import DeclarationError, TransientWarehouseError, WarehouseError
 from dagster_project.quality import server
+from dagster_project.quality.asked import Request
 from dagster_project.quality.outcome import Outcome
 from dagster_project.quality.server import ADDRESS, validate_here_or_there, validation_server
 from dagster_project.quality.suites import Suite
-from dagster_project.quality.validation import Request
 
 #: A run's process: it has a validation server for as long as it lives.
 RUN = """\

@@ -1,0 +1,109 @@
+"""dbt's tests as asset checks: which a step has to run, and which verdicts stand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from dagster_project.transformation.versions import Built, digest, node_table
+
+_EVALUATED = {
+    AssetCheckExecutionRecordStatus.SUCCEEDED,
+    AssetCheckExecutionRecordStatus.FAILED,
+}
+#: What a verdict is about: a digest of the versions of the tables that the test reads.
+_TESTED = "tested versions"
+
+
+class Tests:
+    """The tests of a step's models.
+
+    A verdict stands as long as none of the tables that the test reads changed. A test that has no
+    verdict, or failed, is run again: a failure is never left behind by a model's being up to date.
+    """
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        manifest: Mapping[str, Any],
+        built: Built,
+        changed: Collection[str] = (),
+        refused: Collection[str] = (),
+    ) -> None:
+        """`built` is what the warehouse holds when the step has ended; `changed` are the unique ids
+        of models that are built, `refused` of those that are left out.
+        """
+        nodes = {**manifest["nodes"], **manifest["sources"]}
+        self._nodes = {
+            node["name"]: node for node in nodes.values() if node["resource_type"] == "test"
+        }
+        self._tested: dict[str, str] = {}
+        self._standing: list[dg.AssetCheckResult] = []
+        #: The names of those to run.
+        self.to_run: list[str] = []
+        out = {dg.AssetKey(list(node_table(nodes[u]).asset_key)) for u in refused}
+        for key in sorted(context.selected_asset_check_keys):
+            if key.asset_key in out or key.name not in self._nodes:
+                continue
+            parents = self._nodes[key.name]["depends_on"]["nodes"]
+            tables = [node_table(nodes[parent]) for parent in parents if parent in nodes]
+            self._tested[key.name] = digest(*(f"{t}={built.version(t)}" for t in sorted(tables)))
+            stands = None if set(parents) & set(changed) else self._verdict(context, key)
+            if stands:
+                self._standing.append(stands)
+            else:
+                self.to_run.append(key.name)
+
+    def standing(self) -> Iterator[dg.AssetCheckResult]:
+        """The verdicts that stand."""
+        yield from self._standing
+
+    def _verdict(
+        self, context: dg.AssetExecutionContext, key: dg.AssetCheckKey
+    ) -> dg.AssetCheckResult | None:
+        """The last verdict, if it stands."""
+        history = context.instance.event_log_storage.get_asset_check_execution_history(
+            key, limit=1, status=_EVALUATED
+        )
+        last = history[0].evaluation if history else None
+        if last is None or (not last.passed and last.severity is dg.AssetCheckSeverity.ERROR):
+            return None
+        tested = last.metadata.get(_TESTED)
+        if tested is None or tested.value != self._tested[key.name]:
+            return None
+        return dg.AssetCheckResult(
+            asset_key=key.asset_key,
+            check_name=key.name,
+            passed=last.passed,
+            severity=last.severity,
+            metadata={
+                **last.metadata,
+                "as found by": dg.MetadataValue.dagster_run(history[0].run_id),
+            },
+        )
+
+    def shown(self, result: dg.AssetCheckResult, target: Path) -> dg.AssetCheckResult:
+        """The result with the query that found it, which dbt compiled into the folder `target`."""
+        assert result.check_name
+        node = self._nodes[result.check_name]
+        metadata: dict[str, Any] = {**(result.metadata or {})}
+        metadata[_TESTED] = self._tested[result.check_name]
+        path = (
+            target / "compiled" / node["package_name"] / node["original_file_path"] / node["path"]
+        )
+        if not path.exists():  # a test that is a file of its own
+            path = target / "compiled" / node["package_name"] / node["original_file_path"]
+        if path.is_file():
+            metadata["query"] = dg.MetadataValue.md(f"```sql\n{path.read_text().strip()}\n```")
+        return dg.AssetCheckResult(
+            asset_key=result.asset_key,
+            check_name=result.check_name,
+            passed=result.passed,
+            severity=result.severity,
+            description=result.description,
+            metadata=metadata,
+        )

@@ -1,0 +1,59 @@
+"""Dagster's storage in PostgreSQL, with a connection that stays open.
+
+Dagster's own class opens a connection for every statement. An event is two or three statements, a
+connection some 5 ms of processor time: a third of what a whole run takes.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any, Self
+
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.utils import (
+    create_pg_engine,
+    get_token_provider_from_config,
+    pg_url_from_config,
+)
+
+#: Connections that a process opens at most when several of its threads write at once.
+AT_ONCE = 20
+
+
+class PooledPostgresStorage(DagsterPostgresStorage):
+    """DagsterPostgresStorage that keeps one connection a process, for runs, events and schedules.
+
+    It is configured as that is. A connection that was lost, because the server was restarted, is
+    replaced before it is used.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        engine = create_pg_engine(
+            self.postgres_url,
+            options.get("token_provider"),
+            isolation_level="AUTOCOMMIT",
+            pool_size=1,
+            max_overflow=AT_ONCE - 1,
+            pool_pre_ping=True,
+        )
+        # A fork opens its own: a connection that two processes talk on is lost to both.
+        forget = weakref.WeakMethod(engine.dispose)
+        os.register_at_fork(after_in_child=lambda: (dispose := forget()) and dispose(close=False))
+        self._run_storage._engine = engine
+        self._event_log_storage._engine = engine
+        self._schedule_storage._engine = engine
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> Self:
+        return cls(
+            postgres_url=pg_url_from_config(config_value),
+            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+            inst_data=inst_data,
+            token_provider=get_token_provider_from_config(config_value),
+        )

@@ -1,0 +1,128 @@
+"""Great Expectations' results, as outcomes that an asset check shows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from dagster_project.quality.asked import Asked, Request, is_about_rows
+from dagster_project.quality.outcome import MASK, SAMPLE_ROWS, Outcome
+from dagster_project.warehouse.connection import connect, masked
+
+
+def key_of(url: str, request: Request) -> list[str]:
+    """What a person recognises a row by: the primary key, or what the suite says is unique."""
+    table = request.suite.table
+    with connect(url, f"reading the key of {table}") as connection:
+        rows = connection.execute(
+            "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
+            "AND a.attnum = ANY(i.indkey) WHERE i.indisprimary AND i.indrelid = to_regclass(%s) "
+            "ORDER BY array_position(i.indkey::int2[], a.attnum)",
+            [table.relation],
+        ).fetchall()
+    if rows:
+        return [row[0] for row in rows]
+    for expectation in request.suite.expectations:
+        if expectation.type == "expect_column_values_to_be_unique":
+            return [expectation.kwargs["column"]]
+        if expectation.type == "expect_compound_columns_to_be_unique":
+            return list(expectation.kwargs["column_list"])
+    return []
+
+
+def outcome_of(url: str, request: Request, check: str, results: Mapping[Asked, Any]) -> Outcome:
+    """Of one check, from its result, or from one a partition."""
+    refused = {a: result for a, result in results.items() if not result.success}
+    a, result = next(iter((refused or results).items()))
+    error = error_of(result.exception_info)
+    figures = result.result or {}
+    about = _columns(a.stock) & set(request.personal)
+    query = figures.get("query", "")
+    return Outcome(
+        check=check,
+        passed=not refused,
+        error=MASK if error and about else error,
+        observed=_observed(figures, about),
+        unexpected_count=figures.get("unexpected_count"),
+        unexpected_percent=figures.get("unexpected_percent"),
+        rows=figures.get("element_count"),
+        sample=_sample(url, request, figures, query) if refused else (),
+        query=query,
+        condition=figures.get("condition", ""),
+        failed=_failed(url, request, refused, query),
+    )
+
+
+def _columns(stock: Any) -> set[str]:
+    """The columns an expectation names."""
+    kwargs = stock.configuration.kwargs
+    names = {kwargs.get(name) for name in ("column", "column_A", "column_B")}
+    return {name for name in names | set(kwargs.get("column_list") or ()) if name}
+
+
+def _observed(figures: Mapping[str, Any], about: Collection[str]) -> Any:
+    observed = figures.get("observed_value")
+    if observed is None:
+        observed = {
+            words: figures[name]
+            for name, words in (
+                ("partial_unexpected_list", "unexpected"),
+                ("partial_missing_list", "missing"),
+            )
+            if figures.get(name) and "element_count" not in figures
+        } or None
+    return MASK if about and observed is not None else observed
+
+
+def _sample(
+    url: str, request: Request, figures: Mapping[str, Any], query: str
+) -> list[dict[str, Any]]:
+    """Unexpected rows, by what a person recognises them by."""
+    rows = figures.get("unexpected_rows")
+    if rows is None and query:
+        from psycopg.rows import dict_row
+
+        statement = f"SELECT * FROM ({query}) AS q LIMIT {SAMPLE_ROWS}"
+        with connect(url, f"reading rows of {request.suite.table}") as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            rows = cursor.execute(statement.encode()).fetchall()
+    return [
+        {name: MASK if name in request.personal else value for name, value in row.items()}
+        for row in rows or ()
+    ]
+
+
+def _failed(
+    url: str, request: Request, refused: Mapping[Asked, Any], query: str
+) -> dict[str, int | None]:
+    """The partitions that fail, with their unexpected rows; the empty one is the whole table."""
+    if not refused:
+        return {}
+    if not request.partitions:
+        (result,) = refused.values()
+        return {"": (result.result or {}).get("unexpected_count")}
+    if all(a.partition for a in refused):
+        return {a.partition: None for a in refused}
+    keys = request.partitions.keys
+    (result,) = refused.values()
+    if len(keys) == 1 or not query or not is_about_rows(next(iter(refused)).stock):
+        return dict.fromkeys(keys, (result.result or {}).get("unexpected_count"))
+    # The partition is the query's first column; by its name it might be there twice.
+    statement = (
+        "SELECT to_char(partition, 'YYYY-MM-DD'), count(*) "
+        f"FROM ({query}) AS q(partition) GROUP BY 1 ORDER BY 1"
+    )
+    with connect(url, f"finding the days of {request.suite.table} that fail") as connection:
+        return dict(connection.execute(statement.encode()).fetchall())
+
+
+def error_of(info: Mapping[str, Any] | None) -> str:
+    """The message of an expectation that could not be evaluated.
+
+    Great Expectations gives it in two shapes: one exception, or one a metric.
+    """
+    if not info:
+        return ""
+    shapes = [info] if "raised_exception" in info else list(info.values())
+    messages = [s["exception_message"] for s in shapes if s.get("raised_exception")]
+    return masked("; ".join(str(message) for message in dict.fromkeys(messages)))

@@ -1,0 +1,193 @@
+"""What a failed expectation shows: which rows, of which partitions, and what it does not show."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from dagster_project.quality.asked import Request
+from dagster_project.quality.outcome import MASK, SAMPLE_ROWS, Outcome, Partitions
+from dagster_project.quality.suites import Suite
+from dagster_project.quality.validation import validate
+
+pytestmark = pytest.mark.filterwarnings("ignore:`schema_name` is deprecated")
+
+
+@pytest.fixture
+def sales(warehouse_url: str) -> str:
+    """Six days of ten sales each; the third has a negative amount, the fifth is truncated."""
+    with psycopg.connect(warehouse_url) as connection:
+        connection.execute("CREATE SCHEMA shop_raw")
+        connection.execute(
+            "CREATE TABLE shop_raw.sales (id bigint PRIMARY KEY, day date, amount numeric, "
+            "email text, code text)"
+        )
+        connection.execute(
+            "INSERT INTO shop_raw.sales SELECT i, date '2013-01-01' + (i / 10)::int, i, "
+            "'person' || i || '@example.com', 'c' || i FROM generate_series(0, 59) AS i"
+        )
+        connection.execute("UPDATE shop_raw.sales SET amount = -1 WHERE id IN (21, 22)")
+        connection.execute("DELETE FROM shop_raw.sales WHERE id > 42 AND id < 50")
+        connection.execute("UPDATE shop_raw.sales SET code = 'same' WHERE id IN (3, 53)")
+    return warehouse_url
+
+
+def suite(**expectations: tuple[str, dict[str, Any]]) -> Suite:
+    return Suite.model_validate(
+        {
+            "name": "shop_raw.sales",
+            "expectations": [
+                {
+                    "type": kind,
+                    "kwargs": kwargs,
+                    "severity": "critical",
+                    "description": "x",
+                    "meta": {"check": check},
+                }
+                for check, (kind, kwargs) in expectations.items()
+            ],
+        }
+    )
+
+
+CHECKS = suite(
+    rows=("expect_table_row_count_to_be_between", {"min_value": 8, "max_value": 12}),
+    amount=("expect_column_values_to_be_between", {"column": "amount", "min_value": 0}),
+    code_unique=("expect_column_values_to_be_unique", {"column": "code"}),
+    email=("expect_column_values_to_match_regex", {"column": "email", "regex": "@example.org$"}),
+    small=(
+        "unexpected_rows_expectation",
+        {"unexpected_rows_query": "SELECT id, email FROM {batch} WHERE amount > 57 OR amount < 0"},
+    ),
+    nope=("expect_column_values_to_not_be_null", {"column": "nope"}),
+)
+
+
+def outcomes(
+    url: str, *days: str, checks: Suite = CHECKS, personal: tuple[str, ...] = ()
+) -> dict[str, Outcome]:
+    partitions = Partitions("day", days) if days else None
+    chosen = [expectation.check for expectation in checks.expectations]
+    found = validate(url, Request(checks, chosen, partitions, personal))
+    return {outcome.check: outcome for outcome in found.outcomes}
+
+
+def test_a_failed_expectation_shows_rows_by_their_key(sales: str) -> None:
+    found = outcomes(sales)
+    amount = found["amount"]
+    assert (amount.passed, amount.unexpected_count, amount.rows) == (False, 2, 53)
+    assert amount.sample == [
+        {"id": 21, "amount": Decimal(-1)},
+        {"id": 22, "amount": Decimal(-1)},
+    ]
+    assert amount.failed == {"": 2}
+    with psycopg.connect(sales) as connection:
+        assert len(connection.execute(amount.query.encode()).fetchall()) == 2
+        refused = f"SELECT id FROM shop_raw.sales WHERE {amount.condition} ORDER BY id"
+        assert connection.execute(refused.encode()).fetchall() == [(21,), (22,)]
+    assert sorted(row["id"] for row in found["code_unique"].sample) == [3, 53]
+    # Whether a row is a duplicate is not about the row alone.
+    assert found["code_unique"].condition == ""
+    small = found["small"]
+    assert (small.observed, small.unexpected_count) == (4, 4)
+    assert sorted(row["id"] for row in small.sample) == [21, 22, 58, 59]
+    assert len(found["email"].sample) == SAMPLE_ROWS
+    assert found["email"].unexpected_count == 53
+
+
+def test_only_the_partitions_that_are_asked_for_are_validated(sales: str) -> None:
+    good = outcomes(sales, "2013-01-02")
+    assert {check: o.passed for check, o in good.items()} == {
+        "rows": True,
+        "amount": True,
+        "code_unique": True,
+        "email": False,
+        "small": True,
+        "nope": False,
+    }
+    assert good["email"].failed == {"2013-01-02": 10}
+    assert "could not" not in good["nope"].error
+    assert good["nope"].error
+
+    bad = outcomes(sales, "2013-01-03")
+    assert bad["amount"].failed == {"2013-01-03": 2}
+    assert bad["small"].observed == 2
+    refused = bad["amount"].condition
+    assert "day >= '2013-01-03'" in refused
+
+
+def test_a_range_tells_which_of_its_partitions_fail(sales: str) -> None:
+    days = tuple(f"2013-01-0{day}" for day in range(1, 7))
+    found = outcomes(sales, *days)
+    # About a partition as a whole: each by itself.
+    assert found["rows"].failed == {"2013-01-05": None}
+    assert found["rows"].observed == 3
+    assert found["amount"].failed == {"2013-01-03": 2}
+    assert found["code_unique"].failed == {"2013-01-01": 1, "2013-01-06": 1}
+    # A query may be about anything: all that were asked for.
+    assert set(found["small"].failed) == set(days)
+    assert outcomes(sales, *days[:2])["rows"].passed
+
+
+def test_an_index_serves_the_partitions(sales: str) -> None:
+    with psycopg.connect(sales, autocommit=True) as connection:
+        connection.execute("CREATE INDEX ON shop_raw.sales (day)")
+        connection.execute(
+            "INSERT INTO shop_raw.sales SELECT i, date '2014-01-01' + (i / 10)::int, 1, 'x', 'x' "
+            "FROM generate_series(1000, 60000) AS i"
+        )
+        connection.execute("ANALYZE shop_raw.sales")
+        query = outcomes(sales, "2013-01-03")["amount"].query
+        plan = connection.execute(f"EXPLAIN {query}".encode()).fetchall()
+    assert any("Index" in line for (line,) in plan), plan
+
+
+def test_personal_data_is_shown_nowhere(sales: str) -> None:
+    chosen = [expectation.check for expectation in CHECKS.expectations]
+    found = validate(sales, Request(CHECKS, chosen, None, ("email",)))
+    by_check = {outcome.check: outcome for outcome in found.outcomes}
+    assert {row["email"] for row in by_check["email"].sample} == {MASK}
+    assert {row["email"] for row in by_check["small"].sample} == {MASK}
+    assert all(row["id"] is not None for row in by_check["email"].sample)
+    assert "person" not in json.dumps(found.result, default=str)
+    shown = validate(sales, Request(CHECKS, chosen))
+    assert "person" in json.dumps(shown.result, default=str)
+
+
+def test_the_full_result_is_great_expectations_own(sales: str) -> None:
+    result = validate(sales, Request(CHECKS, ["rows", "amount", "nope"])).result
+    assert result["statistics"]["evaluated_expectations"] == 3
+    types = [each["expectation_config"]["type"] for each in result["results"]]
+    assert types == [
+        "expect_table_row_count_to_be_between",
+        "expect_column_values_to_be_between",
+        "expect_column_values_to_not_be_null",
+    ]
+
+
+@pytest.mark.parametrize("name", ["select", "Mixed Case", "percent%s", "colon:name", "x" * 63])
+def test_columns_of_any_name_are_validated(warehouse_url: str, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    with psycopg.connect(warehouse_url) as connection:
+        connection.execute("CREATE SCHEMA shop_raw")
+        table = f"CREATE TABLE shop_raw.sales (id bigint PRIMARY KEY, {quoted} text)"
+        connection.execute(table.encode())
+        connection.execute(
+            "INSERT INTO shop_raw.sales VALUES (1, 'a'), (2, 'b'), (3, 'b'), (4, NULL)"
+        )
+    checks = suite(
+        there=("expect_column_values_to_not_be_null", {"column": name}),
+        unique=("expect_column_values_to_be_unique", {"column": name}),
+        within=("expect_column_distinct_values_to_be_in_set", {"column": name, "value_set": ["a"]}),
+        sets=("expect_column_values_to_be_in_set", {"column": name, "value_set": ["a", "x%:y"]}),
+    )
+    found = outcomes(warehouse_url, checks=checks)
+    assert {check: (o.error, o.passed) for check, o in found.items()} == dict.fromkeys(
+        ["there", "unique", "within", "sets"], ("", False)
+    )
+    assert [row["id"] for row in found["there"].sample] == [4]
+    assert sorted(row["id"] for row in found["sets"].sample) == [2, 3]
