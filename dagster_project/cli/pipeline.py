@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 
-from dagster_project.identity import raw_table
+from dagster_project.components.partitions import daily_models
+from dagster_project.identity import DBT_PROJECT, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed, read_feeds
 from dagster_project.ingestion.landing import days_waiting, landed
 from dagster_project.lake.store import Lake
@@ -13,7 +15,9 @@ from dagster_project.orchestration.runs import STARTED_BY, RunRequest, execute
 from dagster_project.reference import delivery
 from dagster_project.reference.data import data_folder
 from dagster_project.settings import Settings, get_settings, warehouse_url
-from dagster_project.warehouse.ledger import read_partitions
+from dagster_project.transformation.project import read_manifest
+from dagster_project.transformation.versions import decide_days, read_built
+from dagster_project.warehouse.ledger import PartitionState, read_partitions
 
 
 def prepare_pipeline(domain: str) -> tuple[str, str] | None:
@@ -42,13 +46,23 @@ def _days(feed: FeedDeclaration) -> list[date]:
 
 
 def waiting_range(domain: str) -> tuple[str, str] | None:
-    """The first and the last day of which a file waits to be loaded; None if none does."""
-    lake = Lake(get_settings().lake)
+    """The first and the last day that waits to be loaded, or to be built; None if none does."""
+    lake, url = Lake(get_settings().lake), warehouse_url()
     days: set[str] = set()
+    loaded: dict[str, Mapping[str, PartitionState]] = {}
     for feed in read_feeds(domain):
-        table = raw_table(domain, feed.name)
-        loaded = read_partitions(warehouse_url(), table, feed.partition_column)
-        days |= days_waiting(domain, feed, lake, loaded).keys()
+        loaded[feed.name] = read_partitions(
+            url, raw_table(domain, feed.name), feed.partition_column
+        )
+        days |= days_waiting(domain, feed, lake, loaded[feed.name]).keys()
+    if daily := daily_models(domain):
+        # A day that was loaded and then stopped, by a check or by a kill, is not loaded again.
+        manifest, built = read_manifest(), read_built(url)
+        for name in daily.models:
+            raw = raw_table(domain, daily.feed)
+            days |= decide_days(
+                manifest, f"model.{DBT_PROJECT}.{name}", raw, loaded[daily.feed], built
+            ).keys()
     return (min(days), max(days)) if days else None
 
 

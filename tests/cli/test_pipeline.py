@@ -1,0 +1,54 @@
+"""Which days a run of a domain is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dagster_project.cli.pipeline import waiting_range
+from dagster_project.components.partitions import partitioned_tables
+from dagster_project.identity import Table
+from dagster_project.settings import get_settings
+from dagster_project.transformation.versions import read_built
+
+
+@pytest.fixture
+def flights(warehouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Three days of flights, loaded; no file waits in the landing zone."""
+    monkeypatch.setenv("MESH_WAREHOUSE_URL", warehouse_url)
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    get_settings.cache_clear()
+    read_built(warehouse_url)
+    with psycopg.connect(warehouse_url) as connection:
+        connection.execute("CREATE SCHEMA flights_raw")
+        connection.execute("CREATE TABLE flights_raw.flights (flight_date date)")
+        for day in (1, 2, 3):
+            date = f"2013-02-0{day}"
+            connection.execute("INSERT INTO flights_raw.flights VALUES (%s)", [date])
+            connection.execute(
+                "INSERT INTO mesh.partitions VALUES "
+                "('flights_raw', 'flights', %s, 'v', 1, 'object', 'v', 'load', now())",
+                [date],
+            )
+    yield warehouse_url
+    get_settings.cache_clear()
+
+
+def test_a_day_that_was_loaded_and_not_built_waits(flights: str) -> None:
+    """A check stopped it, or a kill: nobody loads it again."""
+    assert waiting_range("flights") == ("2013-02-01", "2013-02-03")
+
+
+def test_the_partitioned_tables_of_a_domain_are_known(flights: str) -> None:
+    found = partitioned_tables("flights")
+    raw, fact = Table("flights_raw", "flights"), Table("flights", "fct_flights")
+    assert {table: held.column for table, held in found.items()} == {
+        raw: "flight_date",
+        fact: "flight_date",
+    }
+    assert found[raw].held(flights) == ["2013-02-01", "2013-02-02", "2013-02-03"]
+    assert found[fact].held(flights) == []
+    assert partitioned_tables("fleet") == {}
