@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import date, timedelta
 
 from dagster_project.components.partitions import daily_models
@@ -49,7 +48,7 @@ def waiting_range(domain: str) -> tuple[str, str] | None:
     """The first and the last day that waits to be loaded, or to be built; None if none does."""
     lake, url = Lake(get_settings().lake), warehouse_url()
     days: set[str] = set()
-    loaded: dict[str, Mapping[str, PartitionState]] = {}
+    loaded: dict[str, dict[str, PartitionState]] = {}
     for feed in read_feeds(domain):
         loaded[feed.name] = read_partitions(
             url, raw_table(domain, feed.name), feed.partition_column

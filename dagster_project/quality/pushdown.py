@@ -11,13 +11,11 @@ Imports Great Expectations.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from great_expectations.expectations.core import ExpectTableRowCountToBeBetween
+from great_expectations.expectations import core
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metrics.metric_provider import MetricProvider
 from great_expectations.validator.metric_configuration import MetricConfiguration
@@ -91,15 +89,12 @@ def _substitute(name: str, metric: MetricConfiguration, every_row: Any) -> Metri
 class _Look:
     """Mixed into an expectation: asks for figures in its own way."""
 
-    @classmethod
-    def every_row(cls) -> Any:
-        """The condition that all of a suite's expectations have."""
-        raise NotImplementedError
+    meta: dict[str, Any]
 
-    @classmethod
-    def shown(cls) -> list[str]:
-        """What a row is to be recognised by."""
-        raise NotImplementedError
+    @property
+    def every_row(self) -> Any:
+        """The condition that all of a suite's expectations have."""
+        return self.meta["every_row"]
 
     def get_validation_dependencies(self, *args: Any, **kwargs: Any) -> Any:
         needed = super().get_validation_dependencies(*args, **kwargs)  # type: ignore[misc]
@@ -131,7 +126,7 @@ class _Look:
         values = {
             "condition": f"{measured}.condition" if of_single_rows else "",
             "of": dict(metric.metric_value_kwargs),
-            "shown": self.shown(),
+            "shown": self.meta["shown"],
         }
         return MetricConfiguration(_QUERY, metric.metric_domain_kwargs, values)
 
@@ -140,7 +135,7 @@ class _FirstLook(_Look):
     def instead(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
         if name in _SHOWN or name.endswith(".unexpected_values"):
             return None
-        return _substitute(name, metric, self.every_row())
+        return _substitute(name, metric, self.every_row)
 
     def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super()._validate(_SHOWN | metrics, *args, **kwargs)
@@ -153,8 +148,8 @@ class _SecondLook(_Look):
         if name in _DUPLICATES_SHOWN:
             return None
         if name != "unexpected_rows_query.table":
-            return _substitute(name, metric, self.every_row())
-        domain = {**metric.metric_domain_kwargs, "row_condition": self.every_row()}
+            return _substitute(name, metric, self.every_row)
+        domain = {**metric.metric_domain_kwargs, "row_condition": self.every_row}
         return MetricConfiguration(
             SampleOfUnexpectedRows.metric_name, domain, metric.metric_value_kwargs
         )
@@ -168,32 +163,37 @@ class _SecondLook(_Look):
 
 
 @cache
-def _class(look: type[_Look], stock: type[Expectation], options: str) -> type[Expectation]:
-    every_row, shown = json.loads(options)
+def _class(look: Any, stock: Any) -> Any:
     # Great Expectations finds a class by its name.
-    digest = hashlib.sha256(options.encode()).hexdigest()[:12]
-    name = f"{look.__name__.strip('_')}{stock.__name__}{digest}"
-    members = {
-        "every_row": classmethod(lambda cls: every_row),
-        "shown": classmethod(lambda cls: shown),
-        "__module__": __name__,
-    }
-    return type(name, (look, stock), members)
+    name = f"{look.__name__.strip('_')}{stock.__name__}"
+    return type(name, (look, stock), {"__module__": __name__})
+
+
+def preload() -> None:
+    """Make the classes of Great Expectations' own expectations, so that forks have them."""
+    for name in dir(core):
+        stock = getattr(core, name)
+        if isinstance(stock, type) and issubclass(stock, Expectation):
+            for look in (_FirstLook, _SecondLook):
+                _class(look, stock)
 
 
 def as_configured(condition: Any) -> Any:
     """A row condition as it stands in an expectation's configuration."""
     if condition is None:
         return None
-    kwargs = ExpectTableRowCountToBeBetween(row_condition=condition).configuration.kwargs
+    kwargs = core.ExpectTableRowCountToBeBetween(row_condition=condition).configuration.kwargs
     return kwargs["row_condition"]
 
 
 def _looking(
     look: Any, stock: Expectation, every_row: Any, shown: Sequence[str] = ()
 ) -> Expectation:
+    # In `meta`, as Great Expectations makes expectations anew from their configurations.
+    meta = {"every_row": every_row, "shown": list(shown)}
     kind: Any = type(stock)
-    return _class(look, kind, json.dumps([every_row, list(shown)]))(**stock.configuration.kwargs)
+    made: Expectation = _class(look, kind)(**stock.configuration.kwargs, meta=meta)
+    return made
 
 
 def first_look(stock: Expectation, every_row: Any = None) -> Expectation:

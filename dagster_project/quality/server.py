@@ -37,7 +37,6 @@ _HOST = "127.0.0.1"
 PRELOADED = (
     "great_expectations",
     "great_expectations.core.expectation_suite",
-    "dagster_project.quality.pushdown",
     "psycopg2.extras",
     "sqlalchemy.dialects.postgresql.psycopg2",
 )
@@ -125,6 +124,7 @@ def _serve() -> None:
         gc.disable()
         for module in PRELOADED:
             import_module(module)
+        import_module("dagster_project.quality.pushdown").preload()
         gc.freeze()
         gc.enable()
 

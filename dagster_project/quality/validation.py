@@ -123,7 +123,7 @@ def _validated(
 
     asked = list(looks)
     for number, look in enumerate(looks.values()):
-        look.meta = {"asked": number}
+        look.meta["asked"] = number
     suite = ExpectationSuite(name="suite", expectations=list(looks.values()))
     found = {}
     for result in batch.validate(suite, result_format=dict(result_format)).results:

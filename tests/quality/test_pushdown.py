@@ -131,7 +131,7 @@ def batch_of(url: str, table: str) -> Any:
 def found(batch: Any, looks: list[Any]) -> list[tuple[Any, ...]]:
     """Of each expectation, in order: its verdict, and what was counted or observed."""
     for number, look in enumerate(looks):
-        look.meta = {"number": number}
+        look.meta = {**(look.meta or {}), "number": number}
     suite = ExpectationSuite(name="s", expectations=looks)
     results = batch.validate(suite, result_format="BASIC").results
     names = ("element_count", "unexpected_count", "unexpected_percent", "missing_count")
