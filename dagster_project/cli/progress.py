@@ -66,12 +66,15 @@ class DomainProgress:
 
 _STYLE = {"succeeded": "green", "failed": "bold red", "not run": "red", "running": "cyan"}
 
+#: The step that looks whether the columns of data products changed; Dagster adds a digest.
+COLUMNS = "column_schema_change_check_"
 #: What a step does, by the prefix of its name.
 _VERBS = {
     "airbyte_": "sync",
     "load_": "load",
     "expect_": "check",
     "transform_": "build",
+    COLUMNS: "compare the columns of",
     "incremental_": "build",
 }
 
@@ -84,6 +87,8 @@ def in_words(steps: Iterable[str], domain: str) -> str:
         name = step.removeprefix(prefix).removeprefix(f"{domain}_").lstrip("_")
         if prefix == "load_":
             name = name.removeprefix("raw_")
+        if prefix == COLUMNS:
+            name = "data products"
         objects.setdefault(_VERBS.get(prefix, "run"), []).append(name.replace("raw_", "raw ", 1))
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in objects.items())
 

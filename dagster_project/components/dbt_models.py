@@ -24,13 +24,13 @@ from dagster_project.transformation.groups import left_out, model_groups, read_t
 from dagster_project.transformation.invocation import build as dbt_build
 from dagster_project.transformation.project import read_manifest
 from dagster_project.transformation.versions import (
-    count_rows,
     decide,
     decide_days,
     domain_models,
     models,
     node_table,
     read_built,
+    read_shape,
     record_built,
 )
 
@@ -313,7 +313,7 @@ def _unchanged(output: str, url: str, table: Table, version: str) -> dg.Output[A
     return dg.Output(
         None,
         output_name=output,
-        metadata={"up to date": True, "dagster/row_count": count_rows(url, table)},
+        metadata={"up to date": True, **_shape(url, table)},
         data_version=dg.DataVersion(version),
     )
 
@@ -322,6 +322,16 @@ def _output(event: dg.Output[Any], url: str, table: Table, version: str) -> dg.O
     return dg.Output(
         event.value,
         output_name=event.output_name,
-        metadata={**event.metadata, "dagster/row_count": count_rows(url, table)},
+        metadata={**event.metadata, **_shape(url, table)},
         data_version=dg.DataVersion(version),
     )
+
+
+def _shape(url: str, table: Table) -> dict[str, Any]:
+    """Of a table as it is now; that its columns changed is found by these."""
+    shape = read_shape(url, table)
+    columns = [dg.TableColumn(name, kind) for name, kind in shape.columns]
+    return {
+        "dagster/row_count": shape.rows,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+    }

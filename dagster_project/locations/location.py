@@ -37,7 +37,21 @@ def domain_definitions(name: str) -> dg.Definitions:
         selection=dg.AssetSelection.all(),
         description=f"All of {name}: from its sources to its data products.",
     )
-    return dg.Definitions.merge(found, dg.Definitions(jobs=[job], executor=forking_executor))
+    promised = _promised(name)
+    # One step for all: a check that only warns is not worth one a table.
+    checks = dg.build_column_schema_change_checks(assets=promised) if promised else []
+    return dg.Definitions.merge(
+        found, dg.Definitions(asset_checks=checks, jobs=[job], executor=forking_executor)
+    )
+
+
+def _promised(domain: str) -> list[dg.AssetKey]:
+    """The tables of the domain's data products."""
+    return [
+        dg.AssetKey(list(Table(domain, table).asset_key))
+        for product in read_domain(domain).data_products
+        for table in product.tables
+    ]
 
 
 def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
@@ -47,11 +61,7 @@ def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
     """
     domain = read_domain(name)
     fresh = dg.FreshnessPolicy.time_window(fail_window=duration(domain.freshness))
-    promised = {
-        dg.AssetKey(list(Table(name, table).asset_key))
-        for product in domain.data_products
-        for table in product.tables
-    }
+    promised = set(_promised(name))
 
     def own(spec: dg.AssetSpec) -> dg.AssetSpec:
         return spec.replace_attributes(

@@ -240,9 +240,22 @@ def record_built(url: str, table: Table, versions: Mapping[str, str]) -> None:
         )
 
 
-def count_rows(url: str, table: Table) -> int:
-    """The rows of a table or view."""
-    with connect(url, f"counting the rows of {table}") as connection:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A table or view as it is: how many rows, and its columns with their types in order."""
+
+    rows: int
+    columns: tuple[tuple[str, str], ...]
+
+
+def read_shape(url: str, table: Table) -> Shape:
+    """The shape of a table or view."""
+    with connect(url, f"reading the shape of {table}") as connection:
         row = connection.execute(f"SELECT count(*) FROM {table.relation}").fetchone()
         assert row
-        return int(row[0])
+        columns = connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            [table.relation],
+        ).fetchall()
+        return Shape(int(row[0]), tuple(columns))
