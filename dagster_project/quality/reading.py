@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from dagster_project.identity import quoted
 from dagster_project.quality.asked import Asked, Request, is_about_rows
 from dagster_project.quality.outcome import MASK, SAMPLE_ROWS, Outcome
 from dagster_project.warehouse.connection import connect, masked
@@ -103,17 +104,26 @@ def _failed(
         return {"": (result.result or {}).get("unexpected_count")}
     if all(a.partition for a in refused):
         return {a.partition: None for a in refused}
-    keys = request.partitions.keys
-    (result,) = refused.values()
-    if len(keys) == 1 or not query or not is_about_rows(next(iter(refused)).stock):
-        return dict.fromkeys(keys, (result.result or {}).get("unexpected_count"))
-    # The partition is the query's first column; by its name it might be there twice.
+    partitions = request.partitions
+    ((a, result),) = refused.items()
+    figures = result.result or {}
+    selected = _selects_partition(a.stock, figures, partitions.column)
+    if len(partitions.keys) == 1 or not selected:
+        return dict.fromkeys(partitions.keys, figures.get("unexpected_count"))
     statement = (
-        "SELECT to_char(partition, 'YYYY-MM-DD'), count(*) "
-        f"FROM ({query}) AS q(partition) GROUP BY 1 ORDER BY 1"
+        f"SELECT to_char({selected}, 'YYYY-MM-DD'), count(*) FROM ({query}) AS q GROUP BY 1 "
+        "ORDER BY 1"
     )
-    with connect(url, f"finding the days of {request.suite.table} that fail") as connection:
+    with connect(url, f"finding the partitions of {request.suite.table} that fail") as connection:
         return dict(connection.execute(statement.encode()).fetchall())
+
+
+def _selects_partition(stock: Any, figures: Mapping[str, Any], column: str) -> str:
+    """The partition's column in the query of unexpected rows, quoted; empty if it is not there."""
+    if is_about_rows(stock):
+        return quoted(column) if figures.get("query") else ""
+    rows = figures.get("unexpected_rows") or [{}]
+    return quoted(column) if column in rows[0] else ""
 
 
 def error_of(info: Mapping[str, Any] | None) -> str:

@@ -128,8 +128,11 @@ def test_a_range_tells_which_of_its_partitions_fail(sales: str) -> None:
     assert found["rows"].observed == 3
     assert found["amount"].failed == {"2013-01-03": 2}
     assert found["code_unique"].failed == {"2013-01-01": 1, "2013-01-06": 1}
-    # A query may be about anything: all that were asked for.
+    # A query that says nothing of days: all that were asked for.
     assert set(found["small"].failed) == set(days)
+    query = "SELECT day, count(*) AS sales FROM {batch} GROUP BY day HAVING count(*) < 9"
+    few = suite(few=("unexpected_rows_expectation", {"unexpected_rows_query": query}))
+    assert outcomes(sales, *days, checks=few)["few"].failed == {"2013-01-05": 1}
     assert outcomes(sales, *days[:2])["rows"].passed
 
 
