@@ -72,6 +72,13 @@ def _lake(url: str) -> str:
     return url
 
 
+def _web(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must be of the form http://host:port or https://host/path")
+    return url.rstrip("/")
+
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgresql)]
 
 
@@ -111,6 +118,12 @@ class Settings(BaseSettings):
         description="Where the reference source systems of fleet and weather answer. `mesh run` "
         "starts them on a free port of loopback if unset.",
     )
+    docs_url: Annotated[str, AfterValidator(_web)] | None = Field(
+        None,
+        description="Where people's browsers find the site that `mesh docs` builds; checks link "
+        "there. On loopback `mesh ui` serves it. If unset: http://127.0.0.1:3001 in the "
+        "environment local; elsewhere checks link to the objects in the lake.",
+    )
     sync_timeout: int = Field(
         3600, ge=1, description="Seconds after which a connector that still runs is stopped."
     )
@@ -123,6 +136,13 @@ class Settings(BaseSettings):
     @property
     def lake(self) -> str:
         return self.lake_url or (self.home.absolute() / "lake").as_uri()
+
+    @property
+    def docs(self) -> str | None:
+        """Where the site of all results answers; None if nobody serves it."""
+        if self.docs_url is None and self.env is Environment.LOCAL:
+            return "http://127.0.0.1:3001"
+        return self.docs_url
 
     @property
     def dagster_home(self) -> Path:

@@ -28,6 +28,7 @@ STATE = {
     "connectors",
     "dagster",
     "dbt",
+    "docs",
     "lake",
     "logs",
     "postgres",

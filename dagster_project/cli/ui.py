@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -27,13 +28,19 @@ PATIENCE = 25.0
 def serve(settings: Settings, port: int) -> int:
     """Serve the UI until a signal comes; the exit code."""
     _refuse_taken(port)
+    from dagster_project.cli.docs import serving
     from dagster_project.cli.run import install
     from dagster_project.cli.services import prepare_home
     from dagster_project.domain import domain_names
 
     prepare_home(settings)
     install(settings, domain_names(), print)
-    with services(settings):
+    with services(settings), ExitStack() as stack:
+        try:
+            stack.enter_context(serving(settings))
+        except BusyError as error:
+            # Somebody else's port: the checks' links lead there, the rest works.
+            print(f"mesh: {error}", file=sys.stderr)
         command = [
             *(_program("dagster"), "dev", "--workspace", str(WORKSPACE)),
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),

@@ -16,13 +16,15 @@ from dagster_project.components.folder import domain_of
 from dagster_project.components.partitions import PartitionedTable, partitioned_tables
 from dagster_project.declarations import Declared
 from dagster_project.domain import read_domain
-from dagster_project.failures import DeclarationError
+from dagster_project.failures import DeclarationError, LakeError
+from dagster_project.lake.store import Lake
 from dagster_project.quality.asked import Request
-from dagster_project.quality.outcome import Outcome, Partitions
+from dagster_project.quality.outcome import Outcome, Partitions, Validation
+from dagster_project.quality.results import docs_link, keep
 from dagster_project.quality.server import validate_here_or_there
 from dagster_project.quality.standing import Failure, record
 from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
-from dagster_project.settings import EXPECTATIONS, warehouse_url
+from dagster_project.settings import EXPECTATIONS, get_settings, warehouse_url
 
 _SEVERITY = {
     Severity.CRITICAL: dg.AssetCheckSeverity.ERROR,
@@ -104,11 +106,30 @@ def suite_checks(
             partitions,
             context.run.run_id,
         )
+        link = _kept(context, suite, partitions, validation)
         for outcome in validation.outcomes:
             failures = standing.get(outcome.check, [])
-            yield _result(suite, expectations[outcome.check], outcome, partitions, failures)
+            expectation = expectations[outcome.check]
+            yield _result(suite, expectation, outcome, partitions, failures, link)
 
     return checks
+
+
+def _kept(
+    context: dg.AssetCheckExecutionContext,
+    suite: Suite,
+    partitions: Partitions | None,
+    validation: Validation,
+) -> dg.MetadataValue[Any]:
+    """A link to the full result. That it could not be kept is told, and fails no sound check."""
+    settings = get_settings()
+    try:
+        lake, run_id = Lake(settings.lake), context.run.run_id
+        key = keep(lake, suite.table, run_id, partitions, validation.result)
+    except LakeError as error:
+        context.log.error(f"the full result of {suite.table} was not kept: {error}")
+        return dg.MetadataValue.text(f"not kept: {error}")
+    return dg.MetadataValue.url(docs_link(settings, key))
 
 
 def _partitions(
@@ -131,6 +152,7 @@ def _result(
     outcome: Outcome,
     partitions: Partitions | None,
     standing: Sequence[Failure],
+    link: dg.MetadataValue[Any],
 ) -> dg.AssetCheckResult:
     # What failed earlier, in other partitions than this run's, is shown, and stops nothing here.
     elsewhere = [failure for failure in standing if failure.partition not in outcome.failed]
@@ -141,7 +163,7 @@ def _result(
         passed=outcome.passed and not elsewhere,
         severity=dg.AssetCheckSeverity.WARN if outcome.passed else severity,
         description=_description(outcome, partitions, elsewhere),
-        metadata=_metadata(expectation, outcome, partitions, standing),
+        metadata={**_metadata(expectation, outcome, partitions, standing), "full result": link},
     )
 
 

@@ -1,6 +1,7 @@
 """Expectations as asset checks: what a critical one stops, and what a warning lets pass."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import psycopg
@@ -14,9 +15,10 @@ TABLE = dg.AssetKey(["shop_raw", "orders"])
 
 
 @pytest.fixture
-def orders(warehouse_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def orders(warehouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A raw table of three rows, one without an amount."""
     monkeypatch.setenv("MESH_WAREHOUSE_URL", warehouse_url)
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
     get_settings.cache_clear()
     with psycopg.connect(warehouse_url) as connection:
         connection.execute("CREATE SCHEMA shop_raw")
@@ -82,6 +84,9 @@ def test_a_failed_critical_expectation_stops_what_is_downstream() -> None:
     found = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not found["amount_is_there"].passed
     assert found["amount_is_there"].metadata["unexpected rows"].value == 1
+    link = found["amount_is_there"].metadata["full result"].value
+    assert result.run_id in str(link)
+    assert list((get_settings().home / "lake" / "_quality").rglob(f"*{result.run_id}.json"))
     assert found["three_orders"].passed
 
 

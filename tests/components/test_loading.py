@@ -11,7 +11,9 @@ import pytest
 from dagster_project.components import landing_feed, loading
 from dagster_project.components.landing_feed import LandingFeed
 from dagster_project.components.loading import LoadProgress
+from dagster_project.identity import Table
 from dagster_project.lake.store import Lake
+from dagster_project.warehouse.rejects import RejectsShare
 from tests.ingestion.zone import Zone, feed_of
 
 
@@ -57,3 +59,23 @@ def test_the_load_of_a_feed_tells_it(
     assert re.search(
         r"2 rows so far, 0.0 MB \([\d,]+ rows/s, \d+\.\d MB/s\)", capfd.readouterr().err
     )
+
+
+def test_the_share_of_rejected_rows_is_told_by_reason() -> None:
+    table = Table("city_raw", "trips")
+    reasons = {"id: not bigint": 2, "no_c: A | B.\nC.": 1} | {f"r{n}": 1 for n in range(30)}
+    result = loading.rejects_result(table, RejectsShare(rows=67, rejected=33, reasons=reasons))
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert result.metadata["rejected %"].value == 33.0
+    lines = str(result.metadata["reasons"].value).split("\n")
+    assert lines[:4] == [
+        "| rows | reason |",
+        "| ---: | :--- |",
+        "| 2 | id: not bigint |",
+        "| 1 | no_c: A \\| B. C. |",
+    ]
+    assert lines[-1] == "| 12 | for 12 other reasons |"
+    assert "`mesh rejects show city_raw.trips`" in str(result.metadata["what to do"].value)
+    none = loading.rejects_result(table, RejectsShare(rows=0, rejected=0, reasons={}))
+    assert none.passed
+    assert loading.rejects_check(table).name == none.check_name

@@ -1,6 +1,7 @@
 """Checks of a partitioned table: a day that passes neither hides another's failure nor fails."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import psycopg
@@ -41,9 +42,10 @@ SUITE = Suite.model_validate(
 
 
 @pytest.fixture
-def visits(warehouse_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def visits(warehouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Five days of three visits; the second day has one that is of no page."""
     monkeypatch.setenv("MESH_WAREHOUSE_URL", warehouse_url)
+    monkeypatch.setenv("MESH_HOME", str(tmp_path))
     get_settings.cache_clear()
     with psycopg.connect(warehouse_url) as connection:
         connection.execute("CREATE SCHEMA shop_raw")
