@@ -64,6 +64,11 @@ class Table:
         return (self.schema, self.name)
 
     @property
+    def is_raw(self) -> bool:
+        """Whether it holds what a source gave."""
+        return self.schema.endswith(RAW_SUFFIX)
+
+    @property
     def relation(self) -> str:
         """The quoted relation, safe to put into SQL."""
         return f"{quoted(self.schema)}.{quoted(self.name)}"

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import dagster as dg
@@ -13,6 +14,7 @@ from dagster._core.storage.tags import (
 )
 
 from dagster_project.components.folder import domain_of
+from dagster_project.components.loading import REJECTS_CHECK, rejects_check, rejects_result
 from dagster_project.components.partitions import PartitionedTable, partitioned_tables
 from dagster_project.declarations import Declared
 from dagster_project.domain import read_domain
@@ -20,11 +22,13 @@ from dagster_project.failures import DeclarationError, LakeError
 from dagster_project.lake.store import Lake
 from dagster_project.quality.asked import Request
 from dagster_project.quality.outcome import Outcome, Partitions, Validation
+from dagster_project.quality.quarantine import quarantine
 from dagster_project.quality.results import docs_link, keep
 from dagster_project.quality.server import validate_here_or_there
 from dagster_project.quality.standing import Failure, record
 from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
 from dagster_project.settings import EXPECTATIONS, get_settings, warehouse_url
+from dagster_project.warehouse.rejects import rejects_share
 
 _SEVERITY = {
     Severity.CRITICAL: dg.AssetCheckSeverity.ERROR,
@@ -89,30 +93,64 @@ def suite_checks(
 
     @dg.multi_asset_check(
         name=f"expect_{suite.table.schema}_{suite.table.name}",
-        specs=[_spec(suite, expectation) for expectation in suite.expectations],
+        specs=[
+            *(_spec(suite, expectation) for expectation in suite.expectations),
+            *([rejects_check(suite.table)] if suite.table.is_raw else []),
+        ],
         can_subset=True,
         op_tags={"dagster/compute_kind": "great_expectations"},
     )
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         url = warehouse_url()
+        chosen = {key.name for key in context.selected_asset_check_keys}
+        if asked := [check for check in expectations if check in chosen]:
+            yield from _validated(context, url, asked)
+        if REJECTS_CHECK in chosen:
+            # After rows were set aside.
+            yield rejects_result(suite.table, rejects_share(url, suite.table))
+
+    def _validated(
+        context: dg.AssetCheckExecutionContext, url: str, asked: Sequence[str]
+    ) -> Iterator[dg.AssetCheckResult]:
+        run_id = context.run.run_id
         partitions = _partitions(context.run.tags, partitioned, url) if partitioned else None
-        chosen = [key.name for key in context.selected_asset_check_keys]
-        validation = validate_here_or_there(url, Request(suite, chosen, partitions, personal))
-        standing = record(
-            url,
-            suite.table,
-            validation.outcomes,
-            {check: expectation.severity.value for check, expectation in expectations.items()},
-            partitions,
-            context.run.run_id,
-        )
+        validation = validate_here_or_there(url, Request(suite, asked, partitions, personal))
+        refused = _quarantined(url, suite, expectations, validation.outcomes, partitions, run_id)
+        outcomes = [
+            replace(outcome, passed=True, failed={}) if outcome.check in refused else outcome
+            for outcome in validation.outcomes
+        ]
+        severities = {check: each.severity.value for check, each in expectations.items()}
+        standing = record(url, suite.table, outcomes, severities, partitions, run_id)
         link = _kept(context, suite, partitions, validation)
-        for outcome in validation.outcomes:
+        for outcome in outcomes:
+            told = {"full result": link}
+            if outcome.check in refused:
+                told["quarantined rows"] = dg.MetadataValue.int(refused[outcome.check])
             failures = standing.get(outcome.check, [])
             expectation = expectations[outcome.check]
-            yield _result(suite, expectation, outcome, partitions, failures, link)
+            yield _result(suite, expectation, outcome, partitions, failures, told)
 
     return checks
+
+
+def _quarantined(
+    url: str,
+    suite: Suite,
+    expectations: Mapping[str, Expectation],
+    outcomes: Sequence[Outcome],
+    partitions: Partitions | None,
+    run_id: str,
+) -> dict[str, int]:
+    """Rows set aside, by the check that refused them; then what is left meets it."""
+    conditions = {
+        outcome.check: (outcome.condition, expectations[outcome.check].description)
+        for outcome in outcomes
+        if not outcome.passed and outcome.condition and expectations[outcome.check].meta.quarantine
+    }
+    if not conditions:
+        return {}
+    return quarantine(url, suite.table, conditions, partitions, run_id)
 
 
 def _kept(
@@ -152,7 +190,7 @@ def _result(
     outcome: Outcome,
     partitions: Partitions | None,
     standing: Sequence[Failure],
-    link: dg.MetadataValue[Any],
+    told: Mapping[str, dg.MetadataValue[Any]],
 ) -> dg.AssetCheckResult:
     # What failed earlier, in other partitions than this run's, is shown, and stops nothing here.
     elsewhere = [failure for failure in standing if failure.partition not in outcome.failed]
@@ -163,7 +201,7 @@ def _result(
         passed=outcome.passed and not elsewhere,
         severity=dg.AssetCheckSeverity.WARN if outcome.passed else severity,
         description=_description(outcome, partitions, elsewhere),
-        metadata={**_metadata(expectation, outcome, partitions, standing), "full result": link},
+        metadata={**_metadata(expectation, outcome, partitions, standing), **told},
     )
 
 

@@ -12,9 +12,13 @@ from dagster_project.identity import Table
 from dagster_project.ingestion.synced import megabytes, rates
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse.ledger import Load
+from dagster_project.warehouse.rejects import RejectsShare
 from dagster_project.warehouse.target import Column
 
 DECLARATION_CHECK = "matches_declaration"
+REJECTS_CHECK = "rejects"
+#: Reasons that the metadata lists at most.
+_SHOWN = 20
 
 
 def table_metadata(name: str, columns: Iterable[Column]) -> dict[str, Any]:
@@ -58,6 +62,52 @@ def declaration_result(table: Table, done: Load, drift: Mapping[str, str]) -> dg
     )
 
 
+def rejects_check(table: Table) -> dg.AssetCheckSpec:
+    """The check that no row of a raw table lies in its rejects; it reports and stops nothing.
+
+    Its result is to be taken after rows were quarantined.
+    """
+    return dg.AssetCheckSpec(
+        name=REJECTS_CHECK,
+        asset=dg.AssetKey(list(table.asset_key)),
+        description=f"No row lies in {table.rejects}: none that could not be loaded, and none that "
+        "an expectation refused and put aside.",
+    )
+
+
+def rejects_result(table: Table, share: RejectsShare) -> dg.AssetCheckResult:
+    """The verdict on what `dagster_project.warehouse.rejects.rejects_share` found."""
+    metadata: dict[str, Any] = {
+        "rows": dg.MetadataValue.int(share.rows),
+        "rows rejected": dg.MetadataValue.int(share.rejected),
+        "rejected %": dg.MetadataValue.float(round(share.percent, 3)),
+    }
+    if share.rejected:
+        metadata["reasons"] = dg.MetadataValue.md(_reasons(share.reasons))
+        metadata["what to do"] = dg.MetadataValue.md(
+            f"`mesh rejects show {table}` lists them; once the cause is mended, "
+            f"`mesh rejects replay {table}` loads them again"
+        )
+    return dg.AssetCheckResult(
+        check_name=REJECTS_CHECK,
+        asset_key=dg.AssetKey(list(table.asset_key)),
+        passed=not share.rejected,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=metadata,
+    )
+
+
+def _reasons(reasons: Mapping[str, int]) -> str:
+    """Rows by reason, as a table of Markdown."""
+    lines = ["| rows | reason |", "| ---: | :--- |"]
+    for reason, count in list(reasons.items())[:_SHOWN]:
+        shown = " ".join(reason.split()).replace("|", "\\|")
+        lines.append(f"| {count:,} | {shown} |")
+    if more := sum(list(reasons.values())[_SHOWN:]):
+        lines.append(f"| {more:,} | for {len(reasons) - _SHOWN} other reasons |")
+    return "\n".join(lines)
+
+
 def load_metadata(table: Table, done: Load) -> dict[str, Any]:
     """The counts of a load; all are rows."""
     metadata: dict[str, Any] = {
@@ -75,7 +125,7 @@ def load_metadata(table: Table, done: Load) -> dict[str, Any]:
     if done.widened:
         metadata["widened columns"] = ", ".join(done.widened)
     if done.rejected:
-        metadata["rejects"] = f"{table.rejects} holds the rejected rows with the reason"
+        metadata["rejects"] = f"{table.rejects} holds them: `mesh rejects show {table}`"
     return metadata
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import NamedTuple
@@ -23,6 +25,8 @@ from dagster_project.warehouse.target import Column, Mode, Target
 #: Bytes of files that are kept from when their digest is taken until they are loaded. What is
 #: beyond is read a second time: one large file at a time is in memory.
 _KEPT = 64 << 20
+#: Files that are read at once, of no more than _KEPT bytes together: over a network one waits.
+_AHEAD = 3
 
 
 class Ignored(NamedTuple):
@@ -148,14 +152,13 @@ def load_feed(
     def plan(state: TableState, loaded: dict[str, PartitionState]) -> Plan:
         pieces, confirmed = [], []
         kept = 0
-        held = {before.version: day for day, before in loaded.items() if before.rows}
-        for day in sorted(set(days)):
+        held = {before.digest: day for day, before in loaded.items() if before.rows}
+        other = [d for d in sorted(set(days)) if not _is_loaded(zone.files[d], loaded.get(d))]
+        contents = _read_ahead(lake, [zone.files[day] for day in other])
+        for day, content in zip(other, contents, strict=True):
             item, before = zone.files[day], loaded.get(day)
-            if _is_loaded(item, before):
-                continue
-            content = lake.read(item.key)
             digest = _digest(content)
-            if before and before.version == digest:
+            if before and before.digest == digest:
                 confirmed.append(replace(before, object=item.key, object_version=item.version))
                 continue
             if held.setdefault(digest, day) != day:
@@ -180,6 +183,20 @@ def load_feed(
         for day in sorted(set(days) & zone.superseded.keys())
     }
     return FeedLoad(done, superseded, zone.ignored, repeated)
+
+
+def _read_ahead(lake: Lake, files: Sequence[Object]) -> Iterator[bytes]:
+    """What the files hold, in their order, while the next ones are being read."""
+    waiting = deque(files)
+    coming: deque[tuple[int, Future[bytes]]] = deque()
+    with ThreadPoolExecutor(_AHEAD) as readers:
+        while waiting or coming:
+            while waiting and len(coming) < _AHEAD:
+                size = waiting[0].size
+                if coming and sum(before for before, _ in coming) + size > _KEPT:
+                    break
+                coming.append((size, readers.submit(lake.read, waiting.popleft().key)))
+            yield coming.popleft()[1].result()
 
 
 def _digest(content: bytes) -> str:

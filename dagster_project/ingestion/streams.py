@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,25 +23,20 @@ from dagster_project.ingestion.records import (
     META,
     META_WHOLE,
     RAW_ID,
-    arrow_schema,
     column_names,
     columns_of,
     json_type,
-    reject_of,
 )
+from dagster_project.ingestion.stream_rows import StreamRows
 from dagster_project.lake.commits import CommitLog, Drift, LakeObject, StreamCommit, merged
 from dagster_project.lake.store import Lake
-from dagster_project.warehouse.arrays import array_of, scalar_of
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState
 from dagster_project.warehouse.loader import load
-from dagster_project.warehouse.staging import FAULT, RECORD, Piece, Plan
+from dagster_project.warehouse.staging import Piece, Plan
 from dagster_project.warehouse.target import Column, Mode, Target
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: Rows that are in memory at once, twice over: as Arrow has them and as PostgreSQL takes them.
-BATCH_ROWS, BATCH_VALUES = 16_384, 160_000
 
 AIRBYTE_COLUMNS = (
     Column(RAW_ID, "text", AIRBYTE_DESCRIPTIONS[RAW_ID]),
@@ -100,95 +95,19 @@ def target_of(domain: str, connection: Connection, stream: StreamDeclaration) ->
     )
 
 
-def _numbers(stream: StreamDeclaration) -> set[str]:
-    """The warehouse's names of the columns that hold numbers."""
-    names = column_names(stream.json_schema)
-    kinds = columns_of(stream.json_schema).items()
-    return {names[name] for name, kind in kinds if kind.postgres == "numeric"}
+def surely(rows: StreamRows) -> frozenset[str]:
+    """Columns that are staged as text and are of their type: digits, what the platform writes."""
+    return frozenset({META, *rows.numbers})
 
 
-def _staged_schema(stream: StreamDeclaration) -> pa.Schema:
-    """As in the lake, with the extraction time as a timestamp and numbers as their digits."""
-    import pyarrow as pa
-
-    names = column_names(stream.json_schema)
-    staged = {EXTRACTED_AT: pa.timestamp("us", tz="UTC")}
-    staged |= dict.fromkeys(_numbers(stream), pa.string())
-    return pa.schema(
-        (name, staged.get(name, field.type))
-        for field in arrow_schema(stream.json_schema)
-        for name in (names.get(field.name, field.name),)
-    )
-
-
-def _batches(
-    lake: Lake, item: LakeObject, schema: pa.Schema, sources: Mapping[str, str]
-) -> Iterator[pa.RecordBatch]:
-    """An object's rows as they are staged, with those marked that are not as they came.
-
-    `sources` has the lake's name of a column whose name in the warehouse is another.
-    """
+def _batches(lake: Lake, item: LakeObject, rows: StreamRows) -> Iterator[pa.RecordBatch]:
+    """An object's rows as they are staged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(pa.BufferReader(lake.read(item.key))).iter_batches(
-        _batch_rows(schema)
-    ):
-        columns = []
-        for field in schema:
-            index = batch.schema.get_field_index(sources.get(field.name, field.name))
-            if index < 0:
-                # Written before the stream had this column.
-                columns.append(pa.nulls(batch.num_rows, field.type))
-                continue
-            column = batch.column(index)
-            if field.name == EXTRACTED_AT:
-                column = column.cast(pa.timestamp("ms", tz="UTC"))
-            columns.append(_cast(column, field, item))
-        yield _marked(pa.RecordBatch.from_arrays(columns, schema=schema))
-
-
-def _batch_rows(schema: pa.Schema) -> int:
-    return max(1, min(BATCH_ROWS, BATCH_VALUES // len(schema)))
-
-
-def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with FAULT and RECORD of rows of which a value had to be changed."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    metas = batch.column(META)
-    whole = pc.equal(metas, scalar_of(META_WHOLE, pa.string()))
-    changed = pc.indices_nonzero(pc.invert(whole)).to_pylist()
-    # Null stands for it, see META_DEFAULT.
-    metas_staged = pc.if_else(whole, scalar_of(None, pa.string()), metas)
-    batch = batch.set_column(batch.schema.get_field_index(META), META, metas_staged)
-    rejects = {row: reject_of(metas[row].as_py()) for row in changed}
-    if not any(rejects.values()):
-        return batch
-    faults: list[str | None] = [None] * batch.num_rows
-    records: list[str | None] = [None] * batch.num_rows
-    for row, reject in rejects.items():
-        if reject:
-            faults[row], records[row] = reject
-    for name, values in ((FAULT, faults), (RECORD, records)):
-        batch = batch.append_column(name, array_of(values, pa.string()))
-    return batch
-
-
-def _cast(column: pa.Array, field: pa.Field, item: LakeObject) -> pa.Array:
-    """The column as its declared type, which can be another than when the object was written."""
-    import pyarrow as pa
-
-    if column.type == field.type:
-        return column
-    try:
-        return column.cast(field.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise LakeError(
-            f"{item.key} holds {field.name} as {column.type}, which is now declared as "
-            f"{field.type}: {error}. Give the column its former type, or a new name"
-        ) from None
+    file = pq.ParquetFile(pa.BufferReader(lake.read(item.key)))
+    for batch in file.iter_batches(rows.batch_rows):
+        yield rows.staged(batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +134,7 @@ def load_stream(
     A table that is new to this warehouse is loaded from all that the lake has.
     """
     target = target_of(domain, connection, stream)
-    schema = _staged_schema(stream)
-    names = column_names(stream.json_schema).items()
-    sources = {name: source for source, name in names if name != source}
+    rows = StreamRows(stream)
     log = CommitLog(lake, domain, connection.name)
     came: list[Drift] = []
 
@@ -231,20 +148,19 @@ def load_stream(
         having = _of_mode(found, target.mode)
         came[:] = [part.drift for part in found]
         pieces = [
-            Piece(item.key, lambda item=item: _batches(lake, item, schema, sources))  # type: ignore[misc]
+            Piece(item.key, lambda item=item: _batches(lake, item, rows))  # type: ignore[misc]
             for commit in having
             for item in commit.objects
         ]
         return Plan(
-            schema,
+            rows.schema,
             pieces,
             position,
             mark,
             brings=bool(having),
             rows=sum(commit.rows for commit in having),
             content="\x1f".join(commit.version for commit in having),
-            # What became text of a number, and what the platform itself writes.
-            surely=frozenset({META, *_numbers(stream)}),
+            surely=surely(rows),
             defaults={META: META_DEFAULT},
         )
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: PostgreSQL's error classes that can pass by themselves: connection, resources, shutdown,
 #: deadlock.
 _TRANSIENT = ("08", "53", "57P", "40")
+#: What PostgreSQL says of a table with more, or wider, columns than it can have.
+_TOO_WIDE = re.compile(r"row is too big|tables can have at most \d+ columns")
 #: Seconds that connecting may take.
 CONNECT_TIMEOUT = 10
 #: What a server that can be reached says to whom it does not know.
@@ -46,6 +48,13 @@ def failure(url: str, doing: str, error: Exception) -> WarehouseError:
         return WarehouseError(
             f"{doing}: the warehouse at {place(url)} has no disk space left. Free some and run "
             f"again; nothing was half-loaded. ({text})"
+        )
+    if _TOO_WIDE.search(text):
+        return WarehouseError(
+            f"{doing}: the values of its columns do not fit into a row of PostgreSQL, which has at "
+            "most 8,160 bytes and 1,600 columns, those that were dropped among them. Nothing of "
+            "this was kept: leave columns that nobody needs out of the table's declaration and run "
+            f"again; a table that has them already, rename or drop. ({text})"
         )
     unreachable = not state and re.search(r"connect|closed|terminat|timeout|SSL", text, re.I)
     if (unreachable and not _REFUSED.search(text)) or state.startswith(_TRANSIENT):

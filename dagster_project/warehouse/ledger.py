@@ -6,10 +6,16 @@ the two never disagree, whoever was killed when.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dagster_project.identity import Table, quoted
 from dagster_project.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    from dagster_project.warehouse.arrow import ArrowSession
 
 #: Created under a lock, statement by statement; each is harmless where the thing exists.
 STATEMENTS = (
@@ -42,9 +48,54 @@ STATEMENTS = (
 LOCK = 0x6D657368
 
 
+def digest(*parts: str) -> str:
+    """What stands for these texts together."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+def revised(version: str, change: str) -> str:
+    """The version of what was loaded, once rows of it were put aside or came back from there."""
+    loaded, _, before = version.partition("+")
+    return f"{loaded}+{digest(before, change)}"
+
+
+def as_loaded(version: str) -> str:
+    """The version before any such revision."""
+    return version.partition("+")[0]
+
+
+def revise(session: ArrowSession, table: Table, changes: Mapping[str, tuple[int, str]]) -> None:
+    """Note in the session's transaction that rows were put aside, or came back, since the load.
+
+    `changes` are by partition, the empty one for a table without: by how many rows it changed, and
+    what stands for what changed.
+    """
+    name = (table.schema, table.name)
+    where = "table_schema = $1 AND table_name = $2"
+    held = {"": session.run(f"SELECT version FROM mesh.tables WHERE {where}", name)}
+    held |= {
+        partition: session.run(
+            f"SELECT version FROM mesh.partitions WHERE {where} AND partition = $3",
+            (*name, partition),
+        )
+        for partition in changes
+        if partition
+    }
+    whole = sum(number for number, _ in changes.values())
+    what = digest(*(f"{partition}={change}" for partition, (_, change) in sorted(changes.items())))
+    for partition, (number, change) in {**changes, "": (whole, what)}.items():
+        for (version,) in held[partition]:
+            ledgered, key = ("mesh.partitions", (partition,)) if partition else ("mesh.tables", ())
+            session.run(
+                f"UPDATE {ledgered} SET version = $3, rows = rows + $4, changed_at = now() "
+                f"WHERE {where}" + (" AND partition = $5" if partition else ""),
+                (*name, revised(version, change), number, *key),
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """What a table held after its last load."""
+    """What a table holds."""
 
     #: Changes if and only if the table's rows did; empty before the first load.
     version: str = ""
@@ -67,6 +118,11 @@ class PartitionState:
     #: The object it came from, and that object's version when it was read.
     object: str
     object_version: str
+
+    @property
+    def digest(self) -> str:
+        """Of what the object held."""
+        return as_loaded(self.version)
 
 
 def partitions_held(table: Table, column: str) -> str:

@@ -20,10 +20,12 @@ from dagster_project.warehouse.ledger import (
     Load,
     PartitionState,
     TableState,
+    as_loaded,
     partitions_held,
 )
 from dagster_project.warehouse.moves import move, nothing, version_after
-from dagster_project.warehouse.staging import Plan, forget_rejects, reject, stage
+from dagster_project.warehouse.rejects import forget_all_rejects, forget_rejects, reject
+from dagster_project.warehouse.staging import Plan, stage
 from dagster_project.warehouse.tables import Prepared, lock, prepare_schemas, prepare_table
 from dagster_project.warehouse.target import Mode, Target
 
@@ -77,16 +79,15 @@ def _load(
     progress: Callable[[int], None],
 ) -> Load:
     started = datetime.now(UTC)
-    prepare_schemas(session, target.table)
-    # A timestamp without an offset is UTC's, and a date begins with its year.
-    session.run("SET LOCAL timezone TO 'UTC'")
-    session.run("SET LOCAL datestyle TO 'ISO, YMD'")
+    prepare_session(session, target.table)
     lock(session, str(target.table))
     prepared = prepare_table(session, target)
-    state, partitions = _state(session, target)
+    state, partitions = read_state(session, target)
     if prepared.is_new:
-        # The table was dropped since, or never there: what the ledger says of it is void.
+        # The table was dropped since, or never there: what the ledger says of it is void, and what
+        # was put aside comes again.
         _forget(session, target.table)
+        forget_all_rejects(session, target.table)
         state, partitions = TableState(), {}
     wanted = plan(state, partitions)
     result = replace(
@@ -96,8 +97,16 @@ def _load(
         widened=prepared.widened,
     )
     if _is_news(prepared, wanted, state, result):
-        _record(session, target, wanted, result, load_id, run_id, started)
+        record(session, target, wanted, result, load_id, run_id, started)
     return result
+
+
+def prepare_session(session: ArrowSession, table: Table) -> None:
+    """Have the schemas there, and texts read as they are meant."""
+    prepare_schemas(session, table)
+    # A timestamp without an offset is UTC's, and a date begins with its year.
+    session.run("SET LOCAL timezone TO 'UTC'")
+    session.run("SET LOCAL datestyle TO 'ISO, YMD'")
 
 
 def _is_news(prepared: Prepared, plan: Plan, state: TableState, done: Load) -> bool:
@@ -120,19 +129,21 @@ def _bring(
         return nothing(state)
     if (
         is_overwrite
-        and version_after(target, plan, state) == state.version
+        and version_after(target, plan, state) == as_loaded(state.version)
         and session.count(f"SELECT count(*) FROM {target.table.relation}") == state.rows
     ):
         # The source gave again what the table holds.
         return replace(nothing(state), received=plan.rows, duplicates=plan.rows)
     staged = stage(session, target, plan, progress)
-    forget_rejects(session, target)
+    forget_rejects(session, target, state)
     rejected = reject(session, target, plan, staged.marked, run_id)
     done = move(session, target, plan, state, staged, rejected)
     return replace(done, received=staged.received, rejected=rejected)
 
 
-def _state(session: ArrowSession, target: Target) -> tuple[TableState, dict[str, PartitionState]]:
+def read_state(
+    session: ArrowSession, target: Target
+) -> tuple[TableState, dict[str, PartitionState]]:
     """What the ledger knows of a table. Raises WarehouseError if that is not enough."""
     table = target.table
     rows = session.run(
@@ -184,7 +195,7 @@ def _recorded(session: ArrowSession, load_id: str) -> Load | None:
     return replace(done, partitions=tuple(PartitionState(*row) for row in partitions))
 
 
-def _record(
+def record(
     session: ArrowSession,
     target: Target,
     plan: Plan,
@@ -193,6 +204,7 @@ def _record(
     run_id: str,
     started: datetime,
 ) -> None:
+    """Note what a load did, in its own transaction."""
     table = (target.table.schema, target.table.name)
     session.run(
         "INSERT INTO mesh.loads SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "

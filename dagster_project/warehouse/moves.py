@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from dagster_project.failures import SourceError
 from dagster_project.identity import quoted
 from dagster_project.warehouse.arrow import ArrowSession
-from dagster_project.warehouse.ledger import Load, PartitionState, TableState
+from dagster_project.warehouse.ledger import Load, PartitionState, TableState, digest
 from dagster_project.warehouse.staging import (
     PIECE,
     PIECES,
@@ -37,7 +36,7 @@ def version_after(target: Target, plan: Plan, state: TableState) -> str:
     """
     before = "" if target.mode is Mode.OVERWRITE else state.version
     shape = ", ".join(f"{column.name} {column.type}" for column in target.columns)
-    return _digest(before, shape, plan.content)
+    return digest(before, shape, plan.content)
 
 
 def move(
@@ -60,8 +59,48 @@ def move(
             return _replace_partitions(session, target, plan, state, staged)
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+def add(
+    session: ArrowSession, target: Target, plan: Plan, state: TableState, staged: int
+) -> tuple[Load, dict[str, int]]:
+    """Have the target hold what was staged and not rejected beside what it holds.
+
+    Of rows with the same key the newer stays; in a partition, which is not known to be newer or
+    older, the one that is there. Also gives the rows that are new, by partition.
+    """
+    if target.partition:
+        return _add_to_partitions(session, target, plan, state, staged)
+    if target.primary_key:
+        return _merge(session, target, plan, state, staged), {}
+    new = _insert_all(session, target, plan)
+    return replace(nothing(state), new=new, rows=state.rows + new), {}
+
+
+def _add_to_partitions(
+    session: ArrowSession, target: Target, plan: Plan, state: TableState, staged: int
+) -> tuple[Load, dict[str, int]]:
+    assert target.partition
+    keys = {c.name: _value(plan, c) for c in target.columns if c.name in target.primary_key}
+    distinct, there, order = "", "", ""
+    if keys:
+        place = ", ".join(["p.partition", *keys.values()])
+        distinct, order = f"DISTINCT ON ({place}) ", f" ORDER BY {place}, s.{PIECE} DESC"
+        same = "".join(f" AND t.{quoted(name)} = {value}" for name, value in keys.items())
+        there = (
+            f" WHERE NOT EXISTS (SELECT 1 FROM {target.table.relation} t "
+            f"WHERE t.{quoted(target.partition)} = p.partition::date{same})"
+        )
+    own = _names(c.name for c in target.own_columns)
+    day = f"to_char({quoted(target.partition)}, 'YYYY-MM-DD')"
+    rows = session.run(
+        f"WITH done AS (INSERT INTO {target.table.relation} ({own}, {_columns(target)}) "
+        f"SELECT {distinct}p.key, now(), p.partition::date, {_typed(target, plan)} "
+        f"FROM {STAGE} s JOIN {PIECES} p ON p.piece = s.{PIECE}{there}{order} "
+        f"RETURNING {day} AS day) SELECT day, count(*) FROM done GROUP BY day"
+    )
+    added = {day: int(number) for day, number in rows}
+    new = sum(added.values())
+    done = replace(nothing(state), new=new, duplicates=staged - new, rows=state.rows + new)
+    return done, added
 
 
 def _names(columns: Iterable[str], prefix: str = "") -> str:
@@ -273,6 +312,6 @@ def _replace_partitions(
         duplicates=duplicates,
         removed=removed,
         rows=state.rows + new - removed,
-        version=_digest(state.version, *(f"{p.partition}={p.version}" for p in partitions)),
+        version=digest(state.version, *(f"{p.partition}={p.version}" for p in partitions)),
         partitions=partitions,
     )

@@ -1,4 +1,4 @@
-"""What comes in: Arrow batches into a temporary table, and rows that cannot be loaded put aside."""
+"""What comes in: Arrow batches into a temporary table, rows that cannot be loaded marked."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dagster_project.identity import quoted
 from dagster_project.warehouse.ahead import ahead
 from dagster_project.warehouse.arrays import array_of, scalar_of
 from dagster_project.warehouse.arrow import ArrowSession
 from dagster_project.warehouse.ledger import PartitionState
-from dagster_project.warehouse.target import Mode, Target
+from dagster_project.warehouse.target import Target
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +49,9 @@ class Piece:
     partition: str = ""
     object_version: str = ""
     digest: str = ""
+    #: For rows that were rejected: by which run, and when.
+    rejected_by: str | None = None
+    rejected_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,10 @@ def stage(
             # The driver knows only that its input ended; this is why.
             raise failed[0] from error
         raise
+    texts = ("key", "partition", "rejected_by", "rejected_at")
     pieces = pa.RecordBatch.from_pydict(
-        {
-            "piece": array_of(range(len(plan.pieces)), pa.int32()),
-            "key": array_of((piece.key for piece in plan.pieces), pa.string()),
-            "partition": array_of((piece.partition for piece in plan.pieces), pa.string()),
-        }
+        {"piece": array_of(range(len(plan.pieces)), pa.int32())}
+        | {n: array_of((getattr(p, n) for p in plan.pieces), pa.string()) for n in texts}
     )
     session.ingest(PIECES, pa.RecordBatchReader.from_batches(pieces.schema, [pieces]))
     return Staged(tuple(received), marked)
@@ -181,56 +181,3 @@ def _faults(batch: pa.RecordBatch, target: Target) -> Iterator[tuple[pa.Array, s
         if form and pa.types.is_string(values.type):
             other = pc.invert(pc.match_substring_regex(values, form))
             yield pc.fill_null(other, false), f"{column.name}: not {column.type}"
-
-
-def reject(session: ArrowSession, target: Target, plan: Plan, marked: int, run_id: str) -> int:
-    """Move rows that cannot be loaded to the rejects table, found set-wise; how many."""
-    faults = []
-    for column in target.columns:
-        if column.name not in plan.surely and is_cast(plan, column.type, column.name):
-            staged = f"s.{quoted(column.name)}"
-            reason = _literal(f"{column.name}: not {column.type}")
-            faults.append(
-                f"CASE WHEN NOT pg_input_is_valid({staged}, {_literal(column.type)}) "
-                f"AND s.{FAULT} IS DISTINCT FROM {reason} THEN {reason} END"
-            )
-    if not faults and not marked:
-        return 0
-    own = f"s.{FAULT}"
-    found = f"SELECT s.ctid AS place FROM {STAGE} s WHERE coalesce({', '.join([own, *faults])}) "
-    found += "IS NOT NULL"
-    if not marked and not session.count(f"SELECT count(*) FROM ({found} LIMIT 1) AS found"):
-        return 0
-    # An array, since a function takes no more than 100 arguments.
-    reasons = f"array_to_string(ARRAY[{', '.join([own, *faults])}]::text[], '; ')"
-    staged_row = " - ".join(["to_jsonb(s.*)", *(f"'{name}'" for name in (PIECE, FAULT, RECORD))])
-    rejects = target.table.rejects.relation
-    session.run(
-        f"CREATE TABLE IF NOT EXISTS {rejects} (rejected_at timestamptz NOT NULL DEFAULT now(), "
-        "run_id text NOT NULL, object text NOT NULL, reason text NOT NULL, record jsonb NOT NULL)"
-    )
-    moved = session.run(
-        f"WITH bad AS ({found}), gone AS (DELETE FROM {STAGE} s USING bad "
-        f"WHERE s.ctid = bad.place RETURNING s.*), kept AS ("
-        f"INSERT INTO {rejects} (run_id, object, reason, record) "
-        f"SELECT $1, p.key, {reasons}, coalesce(s.{RECORD}::jsonb, {staged_row}) "
-        f"FROM gone s JOIN {PIECES} p ON p.piece = s.{PIECE} RETURNING 1) "
-        "SELECT count(*) FROM kept",
-        (run_id,),
-    )
-    return int(moved[0][0])
-
-
-def forget_rejects(session: ArrowSession, target: Target) -> None:
-    """Remove rejected rows that what is staged comes in place of."""
-    rejects = target.table.rejects.relation
-    of = {
-        Mode.OVERWRITE: "",
-        Mode.REPLACE_PARTITIONS: f" WHERE object IN (SELECT key FROM {PIECES})",
-    }
-    if target.mode in of and session.run("SELECT 1 WHERE to_regclass($1) IS NOT NULL", (rejects,)):
-        session.change(f"DELETE FROM {rejects}{of[target.mode]}")
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

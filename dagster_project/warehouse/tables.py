@@ -37,6 +37,12 @@ def lock(session: ArrowSession, name: str) -> None:
     )
 
 
+def try_lock(session: ArrowSession, name: str) -> bool:
+    """As `lock`, unless somebody else holds it: whether nobody does."""
+    statement = "SELECT pg_try_advisory_xact_lock($1::int, hashtext($2))"
+    return bool(session.run(statement, (ledger.LOCK, name))[0][0])
+
+
 def prepare_schemas(session: ArrowSession, table: Table) -> None:
     """Create the ledger and the table's schema, in a transaction of their own.
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from dagster_project.components.expectation_suites import suite_checks
-from dagster_project.quality.suites import Suite
+from dagster_project.quality.suites import Severity, Suite
 from dagster_project.settings import get_settings
 
 TABLE = dg.AssetKey(["shop_raw", "orders"])
@@ -122,3 +122,27 @@ def test_one_expectation_is_run_alone() -> None:
     result = definitions.resolve_job_def("one").execute_in_process()
 
     assert [check.check_name for check in result.get_asset_check_evaluations()] == ["three_orders"]
+
+
+@pytest.mark.usefixtures("orders")
+def test_refused_rows_are_set_aside_and_the_rest_goes_on(orders: str) -> None:
+    checked = suite("critical")
+    meta = checked.expectations[0].meta.model_copy(update={"quarantine": True})
+    first = checked.expectations[0].model_copy(update={"meta": meta})
+    last = checked.expectations[1].model_copy(update={"severity": Severity.WARNING})
+    result, made = run(checked.model_copy(update={"expectations": [first, last]}))
+
+    assert result.success
+    assert made == ["shop_raw/orders", "downstream"]
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert found["amount_is_there"].passed
+    assert found["amount_is_there"].metadata["quarantined rows"].value == 1
+    assert not found["rejects"].passed
+    assert found["rejects"].severity is dg.AssetCheckSeverity.WARN
+    with psycopg.connect(orders) as connection:
+        assert connection.execute("SELECT id FROM shop_raw.orders ORDER BY 1").fetchall() == [
+            (1,),
+            (3,),
+        ]
+        rejected = connection.execute("SELECT count(*) FROM shop_raw.orders__rejects").fetchone()
+    assert rejected == (1,)

@@ -219,7 +219,7 @@ class World:
     def _rows(self, connection: psycopg.Connection[Any], table: str) -> Iterator[str]:
         query = sql.SQL("SELECT to_jsonb(t) FROM {} t").format(sql.Identifier(self._raw, table))
         for (row,) in connection.execute(query):
-            for part in (row, row.get("record", {})):
+            for part in (row, row.get("record", {}), row.get("origin") or {}):
                 for name in TIMES.union(VOLATILE):
                     part.pop(name, None)
             yield json.dumps(row, sort_keys=True).replace(self.domain, "D")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from dagster_project.failures import SourceError
+from dagster_project.failures import LakeError, SourceError
 from dagster_project.ingestion import landing
 from dagster_project.lake.store import Lake
 from tests.ingestion.zone import DAY, HEADER, Zone, feed_of
@@ -163,6 +164,58 @@ def test_a_file_too_large_to_keep_is_read_again_and_must_be_the_same(
     assert zone.rows("id") == [(1,)]
     assert zone.load().new == 1
     assert zone.rows("id") == [(3,)]
+
+
+@pytest.mark.usefixtures("on_disk")
+@pytest.mark.parametrize(("kept", "at_once"), [(1 << 20, 3), (0, 1)])
+def test_files_are_read_a_few_at_once_and_loaded_in_their_order(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, kept: int, at_once: int
+) -> None:
+    monkeypatch.setattr(landing, "_KEPT", kept)
+    days = [f"2026-01-0{number}" for number in range(1, 8)]
+    for number, day in enumerate(days):
+        zone.drop(day, f"{number},1,a\n")
+    read, reading, most = Lake.read, 0, 0
+    met = threading.Condition()
+
+    def read_together(lake: Lake, key: str) -> bytes:
+        nonlocal reading, most
+        with met:
+            reading += 1
+            most = max(most, reading)
+            met.notify_all()
+            # The first waits until others read as well, or, where none should, a moment.
+            met.wait_for(lambda: most >= max(2, at_once), timeout=10 if at_once > 1 else 0.05)
+            content = read(lake, key)
+            reading -= 1
+        return content
+
+    monkeypatch.setattr(Lake, "read", read_together)
+    done = zone.load_feed(*days)
+    assert most == at_once
+    assert [p.partition for p in done.load.partitions] == days
+    assert zone.rows("id, trip_date::text") == list(enumerate(days))
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_of_files_that_cannot_be_read_the_first_is_named(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [f"2026-01-0{number}" for number in range(1, 4)]
+    for day in days:
+        zone.drop(day, "1,1,a\n")
+    later = threading.Event()
+
+    def fail(lake: Lake, key: str) -> bytes:
+        if days[0] in key:
+            later.wait(10)
+        if days[1] in key:
+            later.set()
+        raise LakeError(f"{key} could not be read")
+
+    monkeypatch.setattr(Lake, "read", fail)
+    with pytest.raises(LakeError, match=days[0]):
+        zone.load(*days)
 
 
 def test_of_rows_with_the_same_key_the_last_is_kept_and_one_without_a_key_is_rejected(

@@ -8,101 +8,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dagster_project.failures import LakeError
-from dagster_project.ingestion.declaration import Connection
-from dagster_project.ingestion.records import RecordBatches
-from dagster_project.ingestion.streams import load_stream
-from dagster_project.lake.commits import Commit, CommitLog, LakeObject, StreamCommit
+from dagster_project.lake.commits import CommitLog
 from dagster_project.lake.store import Lake
-from dagster_project.warehouse.ledger import Load
+from tests.ingestion.users import PROPERTIES, Users, user
 
 ON_S3_TOO = True
-
-PROPERTIES = {"id": {"type": "integer"}, "at": {"type": "integer"}, "name": {"type": "string"}}
-
-
-class Users:
-    """The stream `users` of `shop/main`, in the lake and in the warehouse."""
-
-    def __init__(self, lake: Lake, url: str, mode: str = "append_dedup") -> None:
-        self.lake, self.url, self.mode = lake, url, mode
-        self.properties: dict[str, Any] = PROPERTIES
-        self.number = 0
-
-    @property
-    def connection(self) -> Connection:
-        stream = {
-            "name": "users",
-            "description": "x",
-            "sync_mode": "full_refresh",
-            "destination_sync_mode": self.mode,
-            "primary_key": ["id"],
-            "cursor_field": "at",
-            "json_schema": {"properties": self.properties},
-        }
-        connector = {"environment": "source-test", "version": "1"}
-        return Connection.model_validate(
-            {"name": "main", "source": "x", "connector": connector, "streams": [stream]}
-        )
-
-    def sync(self, *records: dict[str, Any]) -> None:
-        """Commit these records, an object each."""
-        self.number += 1
-        batches = RecordBatches({"properties": self.properties}, self.number)
-        objects = []
-        for position, record in enumerate(records):
-            batch = batches.build([record], [self.number * 1000])
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_batches([batch]), sink)
-            key = f"shop/main/users/{self.number}/{position}.parquet"
-            self.lake.create(key, sink.getvalue().to_pybytes())
-            objects.append(LakeObject(key=key, rows=1, size=1))
-        stream = StreamCommit(
-            objects=objects,
-            rows=len(objects),
-            sync_mode="full_refresh",
-            destination_sync_mode=self.mode,
-            generation=self.number,
-            version=str(self.number),
-        )
-        commit = Commit(
-            number=self.number,
-            sync=str(self.number),
-            connector="source-test 1",
-            started_at="",
-            ended_at="",
-            streams={"users": stream},
-            state={},
-        )
-        CommitLog(self.lake, "shop", "main").append(commit)
-
-    def load(self) -> Load:
-        connection = self.connection
-        return load_stream(
-            "shop",
-            connection,
-            connection.streams[0],
-            lake=self.lake,
-            warehouse_url=self.url,
-            run_id="r",
-        ).load
-
-    def query(self, statement: str) -> list[Any]:
-        with psycopg.connect(self.url) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def rows(self, columns: str = "id, at, name") -> list[Any]:
-        return self.query(f"SELECT {columns} FROM shop_raw.users ORDER BY id, at")
-
-
-def user(key: int, at: int, name: str = "x", **more: Any) -> dict[str, Any]:
-    return {"id": key, "at": at, "name": name, **more}
 
 
 @pytest.fixture
@@ -236,17 +149,102 @@ def test_objects_from_before_a_column_was_declared_have_null_there(
     assert it.rows("id, address") == [(1, None), (2, None), (3, {"city": {"name": "Köln"}})]
 
 
-def test_objects_that_cannot_be_of_a_columns_new_type_are_named(
+@pytest.mark.usefixtures("on_disk")
+def test_values_that_are_not_of_a_columns_new_type_are_rejected_with_their_rows(
     users: Callable[..., Users],
 ) -> None:
     it = users()
-    it.sync(user(1, 1, "Ada"))
+    names = ["12", "Ada", "-3", None, "2013-02-30", "1e3"]
+    it.sync(*(user(key, 1, name) for key, name in enumerate(names)))  # type: ignore[arg-type]
     it.properties = PROPERTIES | {"name": {"type": "integer"}}
-    with pytest.raises(LakeError) as caught:
-        it.load()
-    message = str(caught.value)
-    assert "shop/main/users/1/0.parquet holds name as string, which is now declared" in message
-    assert it.query("SELECT to_regclass('shop_raw.users')") == [(None,)]
+    done = it.load()
+    assert (done.new, done.rejected) == (3, 3)
+    assert it.rows("id, name") == [(0, 12), (2, -3), (3, None)]
+    assert it.rejects("object, reason, record") == [
+        (f"shop/main/users/1/{key}.parquet", "name: not bigint", user(key, 1, names[key] or ""))
+        for key in (1, 4, 5)
+    ]
+
+
+NARROWED: list[tuple[dict[str, Any], list[Any], dict[str, Any], list[Any], list[Any]]] = [
+    # Declared as; what came; declared as since; what is loaded as text; what is not.
+    (
+        {"type": "string"},
+        ["1.50", "-2e400", "NaN", "x", "1_0", "", "0x1"],
+        {"type": "number"},
+        ["1.50", "-2" + 400 * "0", "NaN"],
+        ["x", "1_0", "", "0x1"],
+    ),
+    ({"type": "boolean"}, [True], {"type": "number"}, [], [True]),
+    (
+        {"type": "string"},
+        ["2013-11-03T01:30:00Z", "2013-11-03T01:30:00", "later"],
+        {"type": "string", "format": "date-time"},
+        ["2013-11-03 01:30:00+00"] * 2,
+        ["later"],
+    ),
+    (
+        {"type": "string", "format": "date-time"},
+        ["2013-11-03T00:00:00Z", "2013-11-03T00:00:01Z"],
+        {"type": "string", "format": "date"},
+        ["2013-11-03"],
+        ["2013-11-03T00:00:01+00:00"],
+    ),
+    ({"type": "integer"}, [12], {"type": "string", "format": "date-time"}, [], [12]),
+    ({"type": "string"}, ['{"a": 1}', "x"], {"type": "object"}, ['{"a": 1}'], ["x"]),
+    ({"type": "number"}, [1.0, 1.5, None], {"type": "integer"}, ["1", None], [1.5]),
+]
+
+
+@pytest.mark.usefixtures("on_disk")
+@pytest.mark.parametrize(("before", "came", "after", "loaded", "refused"), NARROWED)
+def test_of_another_declaration_each_value_is_loaded_or_rejected(
+    users: Callable[..., Users],
+    before: dict[str, Any],
+    came: list[Any],
+    after: dict[str, Any],
+    loaded: list[Any],
+    refused: list[Any],
+) -> None:
+    it = users("append")
+    it.properties = PROPERTIES | {"name": before}
+    it.sync_batch(*({"id": key, "at": 1, "name": value} for key, value in enumerate(came)))
+    it.properties = PROPERTIES | {"name": after}
+    done = it.load()
+    assert (done.new, done.rejected) == (len(loaded), len(refused))
+    assert [value for (value,) in it.rows("name::text")] == loaded
+    assert [record["name"] for (record,) in it.rejects("record")] == refused
+
+
+@pytest.mark.usefixtures("on_disk")
+@pytest.mark.parametrize(
+    ("mode", "rejects"), [("append_dedup", 3), ("append", 4), ("overwrite", 3)]
+)
+def test_a_record_that_is_rejected_again_is_no_other_reject_if_it_has_a_key(
+    users: Callable[..., Users], mode: str, rejects: int
+) -> None:
+    it = users(mode)
+    for _ in range(2):
+        it.sync({"id": 1, "at": "soon"}, {"at": 1}, {"id": 2, "at": "soon"}, user(3, 1))
+        assert it.load().rejected == (2 if mode == "append" else 3)
+    assert len(it.rejects("1")) == rejects
+    # Nor is it if the table is loaded anew.
+    it.query("DROP TABLE shop_raw.users")
+    it.load()
+    assert len(it.rejects("1")) == rejects
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_what_was_rejected_is_forgotten_once_it_is_read_from_its_beginning(
+    users: Callable[..., Users],
+) -> None:
+    it = users("overwrite")
+    it.sync({"id": 1, "at": "soon"}, user(2, 1))
+    it.load()
+    it.mode = "append"
+    it.sync({"id": 1, "at": "soon"}, user(2, 1))
+    it.load()
+    assert len(it.rejects("1")) == 1
 
 
 def test_an_object_that_is_gone_is_named(users: Callable[..., Users], lake: Lake) -> None:
@@ -262,7 +260,7 @@ def test_an_object_that_is_gone_is_named(users: Callable[..., Users], lake: Lake
 APART = """
 import sys
 from dagster_project.ingestion.streams import Lake
-from tests.ingestion.test_streams import Users
+from tests.ingestion.users import Users
 done = Users(Lake(sys.argv[1]), sys.argv[2], "append").load()
 import pyarrow
 print(done.new, done.rejected, pyarrow.default_memory_pool().backend_name, "pandas" in sys.modules)

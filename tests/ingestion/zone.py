@@ -86,6 +86,11 @@ class Zone:
                 f"SELECT {columns} FROM city_raw.{table or 'trips'} {order}"
             ).fetchall()
 
+    def ask(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.url) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
     def rejects(self) -> list[Any]:
         """The reason and the record of every rejected row."""
         return sorted(self.rows("reason, record", "trips__rejects"), key=str)

@@ -465,6 +465,18 @@ def test_a_wide_table_is_loaded_and_its_bad_rows_are_found(warehouse: Warehouse)
     assert reason == "c0: not bigint; c1199: not bigint"
 
 
+def test_a_row_too_wide_for_postgresql_says_what_to_do(warehouse: Warehouse) -> None:
+    names = [f"c{number}" for number in range(1100)]
+    to = Target(TABLE, tuple(Column(name, "bigint") for name in names), Mode.APPEND)
+    schema = pa.schema([(name, pa.int64()) for name in names])
+    with pytest.raises(WarehouseError, match=r"8,160 bytes.*leave columns.*out of.*declaration"):
+        warehouse.load([dict.fromkeys(names, 1)], to, schema)
+    columns = ", ".join(f"n{number} int" for number in range(1598))
+    warehouse.query(f"CREATE TABLE shop_raw.orders ({columns})")
+    with pytest.raises(WarehouseError, match=r"at most.*1,600 columns.*rename or drop"):
+        warehouse.load([row(1)], target(Mode.OVERWRITE))
+
+
 # Keys
 
 
