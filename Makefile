@@ -31,11 +31,12 @@ ui: environment ## the Dagster UI on loopback; Ctrl-C ends it
 test: development ## the tests, on the real engines
 	@exec .venv/bin/python -m pytest $(ARGS)
 
-lint: development ## style, types, and who may use whom
+lint: development ## style, types, who may use whom, and the suites of expectations
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/mesh lint
 
 bench: environment ## what it costs, as ratios (ARGS="loading warehouse sync pipeline")
 	@.venv/bin/python -m benchmarks $(ARGS)

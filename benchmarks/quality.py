@@ -179,8 +179,8 @@ def run(console: Console, runs: int) -> Benchmark:
             _many_tables(result, warehouse)
     result.notes.append(
         "The figures of uniqueness and of sets of values are subqueries, which PostgreSQL computes "
-        "by an index or with several processes; in the query by hand `count(DISTINCT …)` sorts, and "
-        "keeps all of it to one process. What is left is reading the table three times."
+        "by an index or with several processes; in the query by hand `count(DISTINCT …)` sorts, "
+        "and keeps all of it to one process. What is left is reading the table three times."
     )
     return result
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dagster_project.cli.rejects import app as rejects
 from dagster_project.failures import MeshError
 from dagster_project.settings import Settings, get_settings
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     Dagster, [bold]mesh sql[/bold] asks the warehouse. Settings are environment variables that start
     with MESH_; [bold]mesh settings[/bold] lists them.""",
 )
+app.add_typer(rejects, name="rejects")
 
 
 @app.command()
@@ -127,6 +129,42 @@ def install() -> None:
     settings = get_settings()
     prepare_home(settings)
     make(settings, domain_names(), typer.echo)
+
+
+@app.command()
+def expect(
+    table: Annotated[str, typer.Argument(help="A table, such as fleet.dim_planes.")],
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Into its suite; the checks that are there stay as they are."),
+    ] = False,
+) -> None:
+    """Propose checks: profile a table, and print a suite of expectations to edit."""
+    from dagster_project.cli.expect import propose_suite
+
+    propose_suite(get_settings(), table, write)
+
+
+@app.command()
+def lint() -> None:
+    """Find faults in the suites of expectations: each by file and line, all of them at once."""
+    from dagster_project.cli.expect import lint_suites
+
+    # Whoever ends it ends the PostgreSQL that it started, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise typer.Exit(lint_suites(get_settings()))
+
+
+@app.command()
+def docs(
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the site on loopback until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Build Data Docs: a static site of all suites and of the newest results of every table."""
+    from dagster_project.cli.docs import show
+
+    raise typer.Exit(show(get_settings(), serve))
 
 
 @app.command()

@@ -20,11 +20,11 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from dagster_project.parent import end_with_parent
 from dagster_project.cli.progress import Display, DomainProgress
 from dagster_project.cli.services import prepare_home, services
 from dagster_project.domain import domain_folder, domain_names, read_domain
 from dagster_project.failures import BusyError, MeshError
+from dagster_project.parent import end_with_parent
 from dagster_project.quality.server import validation_server
 from dagster_project.settings import Settings, get_settings
 

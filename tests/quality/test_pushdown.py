@@ -209,8 +209,8 @@ def test_a_query_for_unexpected_rows_is_about_the_partition_too(tables: str) -> 
 @pytest.mark.filterwarnings("ignore:`schema_name` is deprecated")
 def test_expectations_of_all_kinds_take_four_statements(tables: str) -> None:
     batch = batch_of(tables, "sound")
-    # A median is a statement of its own, and a condition of single expectations one; a column that is not there has everything of its wave
-    # asked for one by one.
+    # A median is a statement of its own, and a condition of single expectations is one. With a
+    # column that is not there everything of its wave is asked for one by one.
     apart = (stock.ExpectColumnMedianToBeBetween,)
     asked = [
         expectation
