@@ -13,6 +13,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
+from dagster_project.components.drift_check import DRIFT_CHECK, drift_check, drift_result
 from dagster_project.components.folder import domain_of
 from dagster_project.components.loading import REJECTS_CHECK, rejects_check, rejects_result
 from dagster_project.components.partitions import PartitionedTable, partitioned_tables
@@ -96,6 +97,7 @@ def suite_checks(
         specs=[
             *(_spec(suite, expectation) for expectation in suite.expectations),
             *([rejects_check(suite.table)] if suite.table.is_raw else []),
+            *([drift_check(suite.table)] if suite.meta.drift else []),
         ],
         can_subset=True,
         op_tags={"dagster/compute_kind": "great_expectations"},
@@ -103,17 +105,23 @@ def suite_checks(
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         url = warehouse_url()
         chosen = {key.name for key in context.selected_asset_check_keys}
+        partitions = _partitions(context.run.tags, partitioned, url) if partitioned else None
         if asked := [check for check in expectations if check in chosen]:
-            yield from _validated(context, url, asked)
+            yield from _validated(context, url, asked, partitions)
         if REJECTS_CHECK in chosen:
             # After rows were set aside.
             yield rejects_result(suite.table, rejects_share(url, suite.table))
+        if DRIFT_CHECK in chosen and suite.meta.drift and (partitions or not partitioned):
+            drift = suite.meta.drift
+            yield drift_result(context, url, suite.table, drift, partitions, personal)
 
     def _validated(
-        context: dg.AssetCheckExecutionContext, url: str, asked: Sequence[str]
+        context: dg.AssetCheckExecutionContext,
+        url: str,
+        asked: Sequence[str],
+        partitions: Partitions | None,
     ) -> Iterator[dg.AssetCheckResult]:
         run_id = context.run.run_id
-        partitions = _partitions(context.run.tags, partitioned, url) if partitioned else None
         validation = validate_here_or_there(url, Request(suite, asked, partitions, personal))
         refused = _quarantined(url, suite, expectations, validation.outcomes, partitions, run_id)
         outcomes = [
