@@ -13,6 +13,8 @@ from dagster_project.quality.deviation import WARM_UP
 #: Alarms in the table, and values in the picture.
 TABLE_ROWS = 20
 PICTURE_VALUES = 28
+#: Columns that a description names beside the worst.
+_NAMED = 5
 _BARS = "▁▂▃▄▅▆▇█"
 _QUANTILES = ("5 % quantile", "lower quartile", "median", "upper quartile", "95 % quantile")
 
@@ -144,7 +146,12 @@ class DriftReport:
 
     @property
     def worst(self) -> Sequence[Alarm]:
-        return sorted(self.alarms, key=lambda alarm: -abs(alarm.score))
+        # Of the equally strange those first that say most by themselves.
+        kinds = [Kind.ROWS, Kind.CATEGORY, Kind.NULLS, Kind.QUANTILE, Kind.DISTINCT]
+        return sorted(
+            self.alarms,
+            key=lambda alarm: (-round(abs(alarm.score), 1), kinds.index(alarm.figure.kind)),
+        )
 
     @property
     def description(self) -> str:
@@ -156,11 +163,11 @@ class DriftReport:
             if len(self.judged) > 1:
                 parts.append(f"{len(strange)} of {len(self.judged)} partitions are not as usual")
             parts.append(str(worst))
-            others = {a.column or "rows" for a in self.alarms if a.key == worst.key}
-            if len(others) > 1:
-                parts.append(
-                    f"also strange there: {', '.join(sorted(others - {worst.column or 'rows'}))}"
-                )
+            there = {alarm.column or "rows" for alarm in self.alarms if alarm.key == worst.key}
+            others = sorted(there - {worst.column or "rows"})
+            if others:
+                more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+                parts.append(f"also strange there: {', '.join(others[:_NAMED])}{more}")
         elif self.judged:
             parts.append("as usual")
         if self.warming_up:

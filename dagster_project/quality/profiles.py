@@ -77,15 +77,16 @@ class Profiles:
         self._order = "partition" if are_partitions else "profiled_at"
 
     def prepare(self) -> None:
-        """Create what they lie in if it is not there, and hold up others who profile the table."""
+        """Create what they lie in; while the connection lasts, nobody else profiles the table."""
         connection = self._connection
         if connection.execute("SELECT to_regclass('mesh.profiles')").fetchone() == (None,):
             connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('mesh'))", [LOCK])
             connection.execute("CREATE SCHEMA IF NOT EXISTS mesh")
             connection.execute(_TABLE)
-            connection.commit()
         name = f"profiles of {self._table}"
-        connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [LOCK, name])
+        connection.commit()
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [LOCK, name])
+        connection.commit()
 
     def forget_values(self, personal: Collection[str]) -> None:
         """Remove the values of columns that were not declared personal when they were profiled."""

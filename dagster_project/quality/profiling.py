@@ -42,6 +42,8 @@ _TEXTS = frozenset({"text", "varchar", "bpchar", "uuid", "enum"})
 #: What the loader adds to rows.
 _LOADERS = frozenset({*VOLATILE, "_object", "_loaded_at"})
 _EPOCH = date(1970, 1, 1)
+#: Beside the table's own columns.
+_SLICE = '"_mesh slice"'
 
 
 def keep_profiles(
@@ -57,10 +59,14 @@ def keep_profiles(
     Of `personal` columns no value is kept, only counts; `exclude` are columns left out. Raises
     WarehouseError if the table is not there.
     """
+    import psycopg
+
     keys = partitions.keys if partitions else (version,)
     with connect(url, f"profiling {table}") as connection:
         profiles = Profiles(connection, table, are_partitions=partitions is not None)
         profiles.prepare()
+        # What is counted and what is looked at are the same rows, whoever loads meanwhile.
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         # Several columns are sorted at once.
         connection.execute("SET LOCAL work_mem = '4MB'")
         columns = _columns(connection, table, partitions, personal, exclude)
@@ -168,7 +174,8 @@ class _Rows:
         if self.share < 1:
             where += f" AND random() < {self.share:.9f}"
         names = "".join(f", {column.sql}" for column in columns)
-        return f"(SELECT {slice_} AS slice{names} FROM {self.table.relation} WHERE {where}) AS rows"
+        selected = f"SELECT {slice_} AS {_SLICE}{names} FROM {self.table.relation}"
+        return f"({selected} WHERE {where}) AS rows"
 
     def key(self, slice_: date) -> str:
         return slice_.isoformat() if self.partitions else self.version
@@ -211,7 +218,7 @@ def _counts(
     for first in range(0, max(len(columns), 1), _COUNTED_TOGETHER):
         together = columns[first : first + _COUNTED_TOGETHER]
         counts = "".join(f", count({column.sql})" for column in together)
-        statement = f"SELECT slice, count(*){counts} FROM {source.sql(together)} GROUP BY slice"
+        statement = f"SELECT {_SLICE}, count(*){counts} FROM {source.sql(together)} GROUP BY 1"
         for slice_, number, *present in _run(connection, statement):
             key = source.key(slice_)
             rows[key] = number
@@ -227,18 +234,26 @@ def _figures(
     nulls: Mapping[tuple[str, str], int],
 ) -> Iterator[Line]:
     """The columns' figures by slice; none of a slice without rows."""
+    rows = source.sql(columns)
     if source.share < 1:
         # The same rows again, if they lie as they did.
         connection.execute("SELECT setseed(0.5)")
+        connection.execute("DROP TABLE IF EXISTS pg_temp.mesh_sample")
+        connection.execute(
+            f"CREATE TEMPORARY TABLE mesh_sample ON COMMIT DROP AS SELECT * FROM {rows}".encode()
+        )
+        rows = "pg_temp.mesh_sample AS rows"
     aggregates = "".join(f", {column.aggregates}" for column in columns)
-    statement = f"SELECT slice{aggregates} FROM {source.sql(columns)} GROUP BY slice"
-    found = _run(connection, statement)
+    found = _run(connection, f"SELECT {_SLICE}{aggregates} FROM {rows} GROUP BY 1")
     chosen = [
         column
         for place, column in enumerate(columns)
         if column.has_categories(max((row[3 * place + 2] or 0 for row in found), default=0))
     ]
-    categories = _categories(connection, source, chosen)
+    categories = {
+        (source.key(slice_), chosen[place].name): frequencies
+        for (place, slice_), frequencies in _categories(connection, rows, chosen).items()
+    }
     for slice_, *figures in found:
         key = source.key(slice_)
         for place, column in enumerate(columns):
@@ -258,14 +273,14 @@ def _figures(
 
 
 def _categories(
-    connection: psycopg.Connection[Any], source: _Rows, columns: Sequence[_Column]
-) -> dict[tuple[str, str], dict[str, int]]:
-    """How often the most frequent values are there, by slice and column."""
+    connection: psycopg.Connection[Any], rows: str, columns: Sequence[_Column]
+) -> dict[tuple[int, date], dict[str, int]]:
+    """How often the most frequent values are there, by the column's place and slice."""
     if not columns:
         return {}
     counted = " UNION ALL ".join(
-        f"SELECT {place} AS place, slice, value::text, number FROM (SELECT slice, "
-        f"{column.category} AS value, count(*) AS number FROM {source.sql([column])} "
+        f"SELECT {place} AS place, slice, value::text, number FROM (SELECT {_SLICE} AS slice, "
+        f"{column.category} AS value, count(*) AS number FROM {rows} "
         f"WHERE {column.sql} IS NOT NULL GROUP BY 1, 2) AS counted"
         for place, column in enumerate(columns)
     )
@@ -277,7 +292,7 @@ def _categories(
         f"SELECT place, slice, value, number FROM ({ranked}) AS ranked "
         f"WHERE rank <= {MOST_FREQUENT}"
     )
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    found: dict[tuple[int, date], dict[str, int]] = {}
     for place, slice_, value, number in _run(connection, statement):
-        found.setdefault((source.key(slice_), columns[place].name), {})[value] = number
+        found.setdefault((place, slice_), {})[value] = number
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -193,3 +194,14 @@ def test_a_view_is_profiled(readings: str) -> None:
 def test_a_table_that_is_not_there_is_named(readings: str) -> None:
     with pytest.raises(WarehouseError, match=r"weather_raw\.none cannot be profiled"):
         keep_profiles(readings, Table("weather_raw", "none"), None, "v")
+
+
+def test_runs_that_profile_the_same_at_once_do_not_hurt_each_other(readings: str) -> None:
+    days = [(DAYS[0],), DAYS, (DAYS[1],), DAYS]
+    with ThreadPoolExecutor(4) as pool:
+        list(
+            pool.map(
+                lambda keys: keep_profiles(readings, READINGS, Partitions("day", keys), "1"), days
+            )
+        )
+    assert len({key for key, _ in kept(readings)}) == 3
