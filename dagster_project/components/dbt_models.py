@@ -20,7 +20,7 @@ from dagster_project.identity import DBT_PROJECT, Table, fitting, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed
 from dagster_project.quality.standing import blocked_tables
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
-from dagster_project.transformation.groups import left_out, model_groups, read_tables
+from dagster_project.transformation.groups import left_out, model_groups, products_of, read_tables
 from dagster_project.transformation.invocation import build as dbt_build
 from dagster_project.transformation.project import read_manifest
 from dagster_project.transformation.versions import (
@@ -261,7 +261,13 @@ def _refused(
     ordered = list(unique_ids)
     read = set().union(*(read_tables(manifest, unique_id) for unique_id in ordered))
     own = {node_table(manifest["nodes"][unique_id]) for unique_id in ordered}
-    blocked = blocked_tables(url, read - own, days)
+    made_of = {table: products_of(manifest, table) for table in read - own}
+    failed = blocked_tables(url, set().union(*made_of.values()), days)
+    blocked = {
+        table: [f"{of}: {check}" for of in sorted(tables & failed.keys()) for check in failed[of]]
+        for table, tables in made_of.items()
+    }
+    blocked = {table: reasons for table, reasons in blocked.items() if reasons}
     out = left_out(manifest, ordered, blocked)
     return {u: {table: blocked[table] for table in tables} for u, tables in out.items()}
 
@@ -272,8 +278,8 @@ def _say_refused(
     """Fail the step for what it left out."""
     if not refused:
         return
-    because = {table: checks for tables in refused.values() for table, checks in tables.items()}
-    reasons = "; ".join(f"{table}: {', '.join(checks)}" for table, checks in because.items())
+    because = {why for tables in refused.values() for whys in tables.values() for why in whys}
+    reasons = "; ".join(sorted(because))
     names = ", ".join(manifest["nodes"][unique_id]["name"] for unique_id in refused)
     raise dg.Failure(
         f"left out: {names}. Critical checks stand failed of what they read ({reasons}). Mend the "

@@ -122,13 +122,29 @@ def suite_checks(
         partitions: Partitions | None,
     ) -> Iterator[dg.AssetCheckResult]:
         run_id = context.run.run_id
-        validation = validate_here_or_there(url, Request(suite, asked, partitions, personal))
-        refused = _quarantined(url, suite, expectations, validation.outcomes, partitions, run_id)
+        severities = {check: each.severity.value for check, each in expectations.items()}
+        request = Request(suite, asked, partitions, personal)
+        try:
+            validation = validate_here_or_there(url, request)
+            first = validation.outcomes
+            refused = _quarantined(url, suite, expectations, first, partitions, run_id)
+            if any(refused.values()):
+                # Of the rows that are left. What was refused is told as it was found.
+                validation = validate_here_or_there(url, request)
+        except Exception as error:
+            # What nobody could look at is not known to be sound.
+            unknown = [
+                Outcome(check, False, error=str(error), failed={"": None}) for check in asked
+            ]
+            record(url, suite.table, unknown, severities, partitions, run_id)
+            raise
+        found = {outcome.check: outcome for outcome in first}
         outcomes = [
-            replace(outcome, passed=True, failed={}) if outcome.check in refused else outcome
+            replace(found[outcome.check], passed=outcome.passed, failed=outcome.failed)
+            if outcome.check in refused
+            else outcome
             for outcome in validation.outcomes
         ]
-        severities = {check: each.severity.value for check, each in expectations.items()}
         standing = record(url, suite.table, outcomes, severities, partitions, run_id)
         link = _kept(context, suite, partitions, validation)
         for outcome in outcomes:
@@ -158,7 +174,8 @@ def _quarantined(
     }
     if not conditions:
         return {}
-    return quarantine(url, suite.table, conditions, partitions, run_id)
+    counted = {outcome.check: outcome.unexpected_count or 0 for outcome in outcomes}
+    return quarantine(url, suite.table, conditions, partitions, run_id, counted)
 
 
 def _kept(

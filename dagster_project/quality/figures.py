@@ -33,6 +33,7 @@ _DOMAIN = ("batch_id", "table", *_ROWS, "ignore_row_if")
 #: PostgreSQL's, for text: names are not cut, percent signs not doubled.
 _TEXT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _TEXT.max_identifier_length = 9999
+_TEXT._backslash_escapes = False  # as a server says on connecting: a backslash is itself
 
 Values = Mapping[str, Any]
 
@@ -227,7 +228,22 @@ class QueryOfUnexpectedRows(MetricProvider):
         domain = {k: v for k, v in metric_domain_kwargs.items() if k in _DOMAIN}
         rows = execution_engine.get_domain_records(domain)
         source = rows.subquery() if isinstance(rows, sa.Select) else rows
-        if not metric_value_kwargs["condition"]:
+        try:
+            return cls._texts(execution_engine, domain, source, shown, names, metrics)
+        except sa.exc.CompileError:  # a value that has no literal: it is not to be shown then
+            return {}
+
+    @classmethod
+    def _texts(
+        cls,
+        engine: SqlAlchemyExecutionEngine,
+        domain: Values,
+        source: Any,
+        shown: list[sa.ColumnClause[Any]],
+        names: list[str],
+        metrics: Values,
+    ) -> dict[str, str]:
+        if "condition" not in metrics:
             number = sa.func.count().over(partition_by=[sa.column(name) for name in names])
             counted = sa.select(*shown, number.label("same")).select_from(source).subquery()
             query = sa.select(*(counted.c[c.name] for c in shown)).where(counted.c.same > 1)
@@ -235,9 +251,8 @@ class QueryOfUnexpectedRows(MetricProvider):
                 query = query.where(counted.c[names[0]].is_not(None))
             return {"query": _text(query)}
         unexpected, _, _ = metrics["condition"]
-        left = rows.whereclause if isinstance(rows, sa.Select) else None
-        condition = unexpected if left is None else sa.and_(left, unexpected)
-        table = execution_engine.get_domain_records({"batch_id": metric_domain_kwargs["batch_id"]})
+        condition = sa.and_(*_about(engine, domain), unexpected)
+        table = engine.get_domain_records({"batch_id": domain["batch_id"]})
         query = sa.select(*shown).select_from(table).where(condition)
         return {"query": _text(query), "condition": _text(condition)}
 
@@ -249,10 +264,24 @@ class QueryOfUnexpectedRows(MetricProvider):
         return {"condition": condition_of(metric)} if whole else {}
 
 
+def _about(engine: SqlAlchemyExecutionEngine, domain: Values) -> list[sa.ColumnElement[bool]]:
+    """The conditions on which rows an expectation is about."""
+    names = ("batch_id", "row_condition", "condition_parser")
+    rows = engine.get_domain_records({name: domain[name] for name in names if name in domain})
+    left = rows.whereclause if isinstance(rows, sa.Select) else None
+    found = [] if left is None else [left]
+    missing = [sa.column(name).is_(None) for name in _columns(domain)]
+    if domain.get("ignore_row_if") in ("both_values_are_missing", "all_values_are_missing"):
+        found.append(sa.not_(sa.and_(*missing)))
+    if domain.get("ignore_row_if") in ("either_value_is_missing", "any_value_is_missing"):
+        found.append(sa.not_(sa.or_(*missing)))
+    return found
+
+
 def _columns(domain: Values) -> list[str]:
     """The columns that an expectation is about."""
     pair = [domain[name] for name in ("column", "column_A", "column_B") if domain.get(name)]
-    return pair or list(domain["column_list"])
+    return pair or list(domain.get("column_list") or ())
 
 
 class SampleOfUnexpectedRows(QueryMetricProvider):

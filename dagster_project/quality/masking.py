@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -18,6 +19,19 @@ _VALUES = {
 _NAMES = ("column", "column_A", "column_B")
 
 
+def may_show(query: str, personal: Collection[str]) -> bool:
+    """Whether no value that a query selects can be one of these columns, under whatever name."""
+    named = any(re.search(rf"\b{re.escape(name)}\b", query, re.IGNORECASE) for name in personal)
+    # All columns; or a whole row, by the name of what it is of.
+    whole = re.search(r"\*|\brow\b|\bto_json|\bbatch\b(?!\})", query, re.IGNORECASE)
+    return not personal or not (named or whole)
+
+
+def without_values(error: str) -> str:
+    """An error's text without what it quotes, which can be a value of a row."""
+    return re.sub(r"\"[^\"]*\"|'[^']*'", MASK, error.partition("\n")[0])
+
+
 def masked_result(result: Mapping[str, Any], personal: Collection[str]) -> dict[str, Any]:
     """A suite's result, as JSON, in which no value of a personal column stands."""
     if not personal:
@@ -29,10 +43,14 @@ def _masked(result: Mapping[str, Any], personal: set[str]) -> dict[str, Any]:
     kwargs = result["expectation_config"]["kwargs"]
     about = {kwargs.get(name) for name in _NAMES} | set(kwargs.get("column_list") or ())
     found = {name: _without(value, personal) for name, value in (result["result"] or {}).items()}
+    # Of a table with personal data no error is kept: it can quote any value.
+    result = {**result, "exception_info": {}}
+    if not may_show(str(kwargs.get("unexpected_rows_query", "")), personal):
+        found = {name: value for name, value in found.items() if name != "unexpected_rows"}
     if not about & personal:
         return {**result, "result": found}
     hidden = dict.fromkeys(_VALUES & found.keys(), MASK)
-    return {**result, "result": found | hidden, "exception_info": {}}
+    return {**result, "result": found | hidden}
 
 
 def _without(value: Any, personal: set[str]) -> Any:

@@ -27,14 +27,16 @@ def quarantine(
     conditions: Mapping[str, tuple[str, str]],
     partitions: Partitions | None,
     run_id: str,
+    expected: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Move the rows that meet a condition from a raw table to its rejects, in one transaction.
 
     Conditions are by check: an expression of SQL over the table's columns, true for a refused row,
     and what the check says of itself. Gives the rows that each refuses; a row that several refuse
-    is moved once, with all reasons. Rows of other partitions than these stay. Raises WarehouseError
-    if a condition cannot be evaluated, DeclarationError if the table is not a raw one; then nothing
-    is moved.
+    is moved once, with all reasons. Rows of other partitions than these stay. `expected` are the
+    rows that each check counted: where more meet its condition, the two are not about the same.
+    Raises WarehouseError then, or if a condition cannot be evaluated, DeclarationError if the
+    table is not a raw one; then nothing is moved.
     """
     if not table.schema.endswith(RAW_SUFFIX):
         raise DeclarationError(
@@ -60,6 +62,13 @@ def quarantine(
         )[0]
         if not counts[0]:
             return found
+        for check, met in zip(conditions, counts[1:], strict=True):
+            if expected and check in expected and met > expected[check]:
+                raise WarehouseError(
+                    f"{table}: the check {check} refused {expected[check]} rows, and {met} meet "
+                    "its condition now: the table changed meanwhile. Nothing was set aside; run "
+                    "the checks again"
+                )
         if not partitions and _has_partitions(session, table):
             raise WarehouseError(f"{table} is loaded by partitions: say of which to quarantine")
         _move(session, table, conditions, run_id)

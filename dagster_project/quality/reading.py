@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from dagster_project.identity import quoted
 from dagster_project.quality.asked import Asked, Request, is_about_rows
+from dagster_project.quality.masking import may_show, without_values
 from dagster_project.quality.outcome import MASK, SAMPLE_ROWS, Outcome
 from dagster_project.warehouse.connection import connect, masked
 
@@ -36,18 +39,20 @@ def outcome_of(url: str, request: Request, check: str, results: Mapping[Asked, A
     refused = {a: result for a, result in results.items() if not result.success}
     a, result = next(iter((refused or results).items()))
     error = error_of(result.exception_info)
+    if request.personal:
+        error = without_values(error)
     figures = result.result or {}
     about = _columns(a.stock) & set(request.personal)
     query = figures.get("query", "")
     return Outcome(
         check=check,
         passed=not refused,
-        error=MASK if error and about else error,
+        error=error,
         observed=_observed(figures, about),
         unexpected_count=figures.get("unexpected_count"),
         unexpected_percent=figures.get("unexpected_percent"),
         rows=figures.get("element_count"),
-        sample=_sample(url, request, figures, query) if refused else (),
+        sample=_sample(url, request, a.stock, figures, query) if refused else (),
         query=query,
         condition=figures.get("condition", ""),
         failed=_failed(url, request, refused, query),
@@ -76,9 +81,12 @@ def _observed(figures: Mapping[str, Any], about: Collection[str]) -> Any:
 
 
 def _sample(
-    url: str, request: Request, figures: Mapping[str, Any], query: str
+    url: str, request: Request, stock: Any, figures: Mapping[str, Any], query: str
 ) -> list[dict[str, Any]]:
     """Unexpected rows, by what a person recognises them by."""
+    own = stock.configuration.kwargs.get("unexpected_rows_query")
+    if own and not may_show(own, request.personal):
+        return []
     rows = figures.get("unexpected_rows")
     if rows is None and query:
         from psycopg.rows import dict_row
@@ -88,9 +96,21 @@ def _sample(
             cursor = connection.cursor(row_factory=dict_row)
             rows = cursor.execute(statement.encode()).fetchall()
     return [
-        {name: MASK if name in request.personal else value for name, value in row.items()}
+        {name: MASK if name in request.personal else plain(value) for name, value in row.items()}
         for row in rows or ()
     ]
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON has, or text."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bytes, memoryview)):
+        return "\\x" + bytes(value).hex()
+    known = value is None or isinstance(value, (bool, int, float, str, Decimal, date))
+    return value if known else str(value)
 
 
 def _failed(
@@ -99,13 +119,15 @@ def _failed(
     """The partitions that fail, with their unexpected rows; the empty one is the whole table."""
     if not refused:
         return {}
-    if not request.partitions:
-        (result,) = refused.values()
+    ((a, result),) = list(refused.items())[:1]
+    of_rows = is_about_rows(a.stock) or "unexpected_rows_query" in type(a.stock).__fields__
+    of_a_part = of_rows or "row_condition" in type(a.stock).__fields__
+    # What is about the table itself, or could not be found out, is so for all its partitions.
+    if not request.partitions or not of_a_part or error_of(result.exception_info):
         return {"": (result.result or {}).get("unexpected_count")}
     if all(a.partition for a in refused):
         return {a.partition: None for a in refused}
     partitions = request.partitions
-    ((a, result),) = refused.items()
     figures = result.result or {}
     selected = _selects_partition(a.stock, figures, partitions.column)
     if len(partitions.keys) == 1 or not selected:
@@ -115,7 +137,8 @@ def _failed(
         "ORDER BY 1"
     )
     with connect(url, f"finding the partitions of {request.suite.table} that fail") as connection:
-        return dict(connection.execute(statement.encode()).fetchall())
+        found = dict(connection.execute(statement.encode()).fetchall())
+    return {key: found[key] for key in partitions.keys if key in found}
 
 
 def _selects_partition(stock: Any, figures: Mapping[str, Any], column: str) -> str:

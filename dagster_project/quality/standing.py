@@ -12,6 +12,8 @@ from datetime import datetime
 
 from dagster_project.identity import Table
 from dagster_project.quality.outcome import Outcome, Partitions
+from dagster_project.quality.suites import Severity, read_suite
+from dagster_project.settings import EXPECTATIONS
 from dagster_project.warehouse.connection import connect
 from dagster_project.warehouse.ledger import LOCK
 
@@ -62,6 +64,12 @@ def record(
             f"DELETE FROM mesh.failures WHERE {where} AND NOT check_name = ANY(%(checks)s)",
             named | {"checks": list(severities)},
         )
+        for check, severity in severities.items():
+            connection.execute(
+                f"UPDATE mesh.failures SET severity = %(severity)s WHERE {where} "
+                "AND check_name = %(check)s AND severity <> %(severity)s",
+                named | {"check": check, "severity": severity},
+            )
         for outcome in outcomes:
             connection.execute(
                 f"DELETE FROM mesh.failures WHERE {where} AND check_name = %(check)s "
@@ -122,5 +130,17 @@ def blocked_tables(
         ).fetchall()
     found: dict[Table, list[str]] = {}
     for schema, name, check in rows:
-        found.setdefault(Table(schema, name), []).append(check)
+        table = Table(schema, name)
+        # One that its suite does not have any more stands for nothing.
+        if check in _critical(table):
+            found.setdefault(table, []).append(check)
     return found
+
+
+def _critical(table: Table) -> set[str]:
+    """The critical checks that the table has now."""
+    path = EXPECTATIONS / table.domain / f"{table}.json"
+    if not path.exists():
+        return set()
+    expectations = read_suite(path).expectations
+    return {e.check for e in expectations if e.severity is Severity.CRITICAL}

@@ -48,7 +48,13 @@ def _must() -> Any:
     return Field(None, validate_default=True)
 
 
+#: Checks that the platform itself makes of a table.
+_RESERVED = ("drift", "matches_declaration", "rejects")
+
+
 def _check_name(text: str) -> str:
+    if text in _RESERVED:
+        raise ValueError(f"{text!r} is a check of the platform's own: choose another name")
     if not _CHECK.fullmatch(text):
         raise ValueError(
             f"{text!r} cannot be a check's name: begin with a letter, use lower-case letters, "

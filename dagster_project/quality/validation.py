@@ -12,9 +12,9 @@ from typing import Any
 
 from dagster_project.failures import WarehouseError
 from dagster_project.quality.asked import Asked, Request, asked_of, in_range
-from dagster_project.quality.masking import masked_result
+from dagster_project.quality.masking import masked_result, without_values
 from dagster_project.quality.outcome import SAMPLE_ROWS, Outcome, Validation
-from dagster_project.quality.reading import error_of, key_of, outcome_of
+from dagster_project.quality.reading import error_of, key_of, outcome_of, plain
 from dagster_project.warehouse.connection import failure, masked
 
 
@@ -59,9 +59,8 @@ def validate(url: str, request: Request) -> Validation:
         batch = asset.add_batch_definition_whole_table("all").get_batch()
         return _looked(url, request, batch)
     except (GreatExpectationsError, SQLAlchemyError, TestConnectionError) as error:
-        raise WarehouseError(
-            f"{suite.table} could not be validated: {masked(str(error))}"
-        ) from None
+        said = without_values(str(error)) if request.personal else str(error)
+        raise WarehouseError(f"{suite.table} could not be validated: {masked(said)}") from None
 
 
 def _looked(url: str, request: Request, batch: Any) -> Validation:
@@ -129,5 +128,6 @@ def _validated(
     for result in batch.validate(suite, result_format=dict(result_format)).results:
         a = asked[result.expectation_config.meta["asked"]]
         result.expectation_config = a.stock.configuration
+        result.result = plain(result.result)
         found[a] = result
     return {a: found[a] for a in asked}

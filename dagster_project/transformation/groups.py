@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from dagster_project.identity import Table
-from dagster_project.transformation.versions import node_table
+from dagster_project.transformation.versions import models, node_table
 
 #: What reads these reads what they read.
 _NO_TABLES = {"view", "ephemeral"}
@@ -102,3 +102,21 @@ def left_out(
         if needs:
             out[unique_id] = sorted(needs)
     return out
+
+
+def products_of(manifest: Mapping[str, Any], table: Table) -> set[Table]:
+    """The table, and the models of its domain that it was made of, whose faults it may have.
+
+    Not the raw tables: of a bad one nothing is made, and what was made before holds.
+    """
+    found, waiting = {table}, [table]
+    nodes = {node_table(node): node for node in models(manifest).values()}
+    while waiting:
+        node = nodes.get(waiting.pop())
+        for parent in node["depends_on"]["nodes"] if node else ():
+            made = manifest["nodes"].get(parent)
+            other = node_table(made) if made else None
+            if other and other.domain == table.domain and other not in found:
+                found.add(other)
+                waiting.append(other)
+    return found

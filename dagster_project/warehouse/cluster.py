@@ -72,6 +72,8 @@ SETTINGS = {
     # A statement or the detail of an error can hold a password or personal data: the client is
     # told, the log is not.
     "log_statement": "none",
+    # An error quotes the value that it is about; whoever sent the statement is told it.
+    "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
     "log_checkpoints": "off",

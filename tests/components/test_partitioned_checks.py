@@ -10,6 +10,7 @@ import pytest
 from dagster_project.components.expectation_suites import suite_checks
 from dagster_project.components.partitions import PartitionedTable
 from dagster_project.identity import Table
+from dagster_project.quality import standing
 from dagster_project.quality.standing import blocked_tables
 from dagster_project.quality.suites import Suite
 from dagster_project.settings import get_settings
@@ -46,6 +47,10 @@ def visits(warehouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Five days of three visits; the second day has one that is of no page."""
     monkeypatch.setenv("MESH_WAREHOUSE_URL", warehouse_url)
     monkeypatch.setenv("MESH_HOME", str(tmp_path))
+    folder = tmp_path / "expectations"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop" / f"{TABLE}.json").write_text(SUITE.model_dump_json(exclude_defaults=True))
+    monkeypatch.setattr(standing, "EXPECTATIONS", folder)
     get_settings.cache_clear()
     with psycopg.connect(warehouse_url) as connection:
         connection.execute("CREATE SCHEMA shop_raw")
