@@ -224,7 +224,7 @@ def _result(
         asset_key=dg.AssetKey(list(suite.table.asset_key)),
         check_name=expectation.check,
         passed=outcome.passed and not elsewhere,
-        severity=dg.AssetCheckSeverity.WARN if outcome.passed else severity,
+        severity=dg.AssetCheckSeverity.WARN if outcome.passed and elsewhere else severity,
         description=_description(outcome, partitions, elsewhere),
         metadata={**_metadata(expectation, outcome, partitions, standing), **told},
     )
