@@ -57,7 +57,7 @@ SUITE = Suite.model_validate(
             expectation("mails", "expect_column_distinct_values_to_be_in_set", column="email",
                         value_set=["x"]),
             expectation("big", "unexpected_rows_expectation",
-                        unexpected_rows_query="select * from {batch} where id > 2"),
+                        unexpected_rows_query="select id, code from {batch} where id > 2"),
             expectation("gone", "expect_column_values_to_not_be_null", column="not_there"),
         ],
     }
@@ -153,7 +153,7 @@ def test_every_suite_and_result_has_a_page_without_network_script_or_personal_da
     assert "2 unexpected values found. 40% of 5 total rows." in shown
     assert shown.count("<script>alert(1)</script>") == 2
     assert 'The column "not_there"' in shown
-    assert f"id code email 3 <script>alert(1)</script> {MASK} 4 z" in shown
+    assert "id code 3 <script>alert(1)</script> 4 z" in shown
     assert f"costs: $5 & $column. unexpected {MASK} " in shown
     assert MASK in shown
     index = pages["index.html"].text
