@@ -67,7 +67,7 @@ class DomainProgress:
 _STYLE = {"succeeded": "green", "failed": "bold red", "not run": "red", "running": "cyan"}
 
 #: The step that looks whether the columns of data products changed; Dagster adds a digest.
-COLUMNS = "column_schema_change_check_"
+COLUMNS = "asset_check_"
 #: What a step does, by the prefix of its name.
 _VERBS = {
     "airbyte_": "sync",

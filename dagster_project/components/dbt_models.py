@@ -27,6 +27,7 @@ from dagster_project.transformation.versions import (
     decide,
     decide_days,
     domain_models,
+    make_schemas,
     models,
     node_table,
     read_built,
@@ -301,6 +302,7 @@ def _run(
     if not names and not tests.to_run:
         context.log.info("every selected model is up to date")
         return
+    make_schemas(url, (node_table(n) for n in models(manifest).values() if n["name"] in names))
     context.log.info(f"dbt builds {len(names)}: {', '.join(names) or 'only tests'}")
     target = get_settings().dbt_target.absolute() / "runs" / context.run.run_id / uuid4().hex[:8]
     translator, project = TableTranslator(), _project()

@@ -43,14 +43,23 @@ def _masked(result: Mapping[str, Any], personal: set[str]) -> dict[str, Any]:
     kwargs = result["expectation_config"]["kwargs"]
     about = {kwargs.get(name) for name in _NAMES} | set(kwargs.get("column_list") or ())
     found = {name: _without(value, personal) for name, value in (result["result"] or {}).items()}
-    # Of a table with personal data no error is kept: it can quote any value.
-    result = {**result, "exception_info": {}}
+    result = {**result, "exception_info": _error(result.get("exception_info") or {})}
     if not may_show(str(kwargs.get("unexpected_rows_query", "")), personal):
         found = {name: value for name, value in found.items() if name != "unexpected_rows"}
     if not about & personal:
         return {**result, "result": found}
     hidden = dict.fromkeys(_VALUES & found.keys(), MASK)
     return {**result, "result": found | hidden}
+
+
+def _error(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What was raised, in Great Expectations' shape for one error, without what it quotes."""
+    shapes = [info] if "raised_exception" in info else list(info.values())
+    for shape in shapes:
+        if shape.get("raised_exception"):
+            said = without_values(str(shape.get("exception_message")))
+            return {"raised_exception": True, "exception_message": said, "exception_traceback": ""}
+    return {}
 
 
 def _without(value: Any, personal: set[str]) -> Any:

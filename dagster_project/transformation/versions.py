@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from dagster_project.identity import DBT_PROJECT, Table
+from dagster_project.identity import DBT_PROJECT, Table, quoted
 from dagster_project.warehouse.connection import connect
 from dagster_project.warehouse.ledger import LOCK, STATEMENTS
 
@@ -224,6 +224,17 @@ def decide_days(
     loaded = built.raw_partitions.get(raw, {})
     wanted = {day: digest(code, loaded.get(day, "")) for day in days}
     return {day: version for day, version in wanted.items() if holds.get(day) != version}
+
+
+def make_schemas(url: str, tables: Iterable[Table]) -> None:
+    """Make the schemas of these tables, one step at a time.
+
+    dbt looks whether a schema is there and then makes it: of two that do so at once, one fails.
+    """
+    with connect(url, "making the schemas of models") as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('schemas'))", (LOCK,))
+        for schema in sorted({table.schema for table in tables}):
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}".encode())
 
 
 def record_built(url: str, table: Table, versions: Mapping[str, str]) -> None:

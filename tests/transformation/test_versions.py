@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -17,6 +18,7 @@ from dagster_project.transformation.versions import (
     code_versions,
     decide,
     decide_days,
+    make_schemas,
     read_built,
     read_shape,
     record_built,
@@ -303,3 +305,15 @@ def test_a_warehouse_that_is_down_is_a_transient_failure() -> None:
     with pytest.raises(TransientWarehouseError) as caught:
         read_built("postgresql://mesh:s3cr3t-word@127.0.0.1:1/warehouse")
     assert "s3cr3t-word" not in str(caught.value)
+
+
+def test_schemas_are_made_by_several_at_once(warehouse_url: str) -> None:
+    """As the steps of a domain do; PostgreSQL's IF NOT EXISTS does not hold against another's."""
+    tables = [Table(f"shop_{number}", "sales") for number in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: make_schemas(warehouse_url, tables), range(8)))
+    with psycopg.connect(warehouse_url) as connection:
+        made = connection.execute(
+            "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'shop\\_%'"
+        ).fetchone()
+    assert made == (20,)
