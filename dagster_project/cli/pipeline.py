@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from dagster_project.components.partitions import daily_models
+from dagster_project.components.partitions import daily_models, partitioned_tables
 from dagster_project.identity import DBT_PROJECT, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed, read_feeds
 from dagster_project.ingestion.landing import days_waiting, landed
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
 from dagster_project.orchestration.runs import STARTED_BY, RunRequest, execute
+from dagster_project.quality.standing import blocks
 from dagster_project.reference import delivery
 from dagster_project.reference.data import data_folder
 from dagster_project.settings import Settings, get_settings, warehouse_url
@@ -45,7 +46,7 @@ def _days(feed: FeedDeclaration) -> list[date]:
 
 
 def waiting_range(domain: str) -> tuple[str, str] | None:
-    """The first and the last day that waits to be loaded, or to be built; None if none does."""
+    """The first and the last day that waits to be loaded, built or checked; None if none does."""
     lake, url = Lake(get_settings().lake), warehouse_url()
     days: set[str] = set()
     loaded: dict[str, dict[str, PartitionState]] = {}
@@ -62,6 +63,10 @@ def waiting_range(domain: str) -> tuple[str, str] | None:
             days |= decide_days(
                 manifest, f"model.{DBT_PROJECT}.{name}", raw, loaded[daily.feed], built
             ).keys()
+    tables = partitioned_tables(domain)
+    for block in blocks(url, tables):
+        # One that failed is looked at again, as its suite may have changed.
+        days.update(block.partitions or tables[block.table].held(url))
     return (min(days), max(days)) if days else None
 
 

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 from uuid import uuid4
 
@@ -18,11 +18,13 @@ from dagster_project.components.partitions import DbtModelsDeclaration
 from dagster_project.failures import DeclarationError
 from dagster_project.identity import DBT_PROJECT, Table, fitting, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed
-from dagster_project.quality.standing import blocked_tables
+from dagster_project.quality.standing import Block, blocks, reasons
+from dagster_project.quality.suites import critical_checks
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
 from dagster_project.transformation.groups import left_out, model_groups, products_of, read_tables
 from dagster_project.transformation.invocation import build as dbt_build
 from dagster_project.transformation.project import read_manifest
+from dagster_project.transformation.tested import refuse_tests_of_no_model
 from dagster_project.transformation.versions import (
     decide,
     decide_days,
@@ -99,7 +101,9 @@ class DbtModels(dg.Component):
                 f"{context.path}: daily: no dbt model of the domain {domain} is called "
                 f"{', '.join(unique_id.rpartition('.')[2] for unique_id in unknown)}"
             )
-        groups = model_groups(manifest, ours, by_day)
+        refuse_tests_of_no_model(manifest, domain)
+        checked = {u for u in ours if critical_checks(node_table(manifest["nodes"][u]))}
+        groups = model_groups(manifest, ours, by_day, checked)
         assets = [
             _whole(_step_name(domain, tables, len(groups)), manifest, unique_ids)
             for tables, unique_ids in groups.items()
@@ -253,39 +257,42 @@ def _refused(
     manifest: Mapping[str, Any],
     unique_ids: Iterable[str],
     days: Collection[str] | None = None,
-) -> dict[str, dict[Table, list[str]]]:
-    """Models that must not be built, with the tables they need and the critical checks that failed.
+) -> dict[str, list[Block]]:
+    """Models that must not be built, with the critical checks of what they need that say so.
 
-    A run's own checks stop its steps by themselves. This is about checks of other runs: of another
-    domain's data product, or of a table that is not loaded in this run.
+    A run's own checks stop its steps by themselves. This is about what other runs left: a check
+    that stands failed, of another domain's data product or of a table that is not loaded in this
+    run, and a table that changed since it was checked.
     """
     ordered = list(unique_ids)
     read = set().union(*(read_tables(manifest, unique_id) for unique_id in ordered))
     own = {node_table(manifest["nodes"][unique_id]) for unique_id in ordered}
     made_of = {table: products_of(manifest, table) for table in read - own}
-    failed = blocked_tables(url, set().union(*made_of.values()), days)
-    blocked = {
-        table: [f"{of}: {check}" for of in sorted(tables & failed.keys()) for check in failed[of]]
+    found = blocks(url, set().union(*made_of.values()), days)
+    because = {
+        # What a product was made of and changed since is not in it yet.
+        table: [b for b in found if b.table == table or (b.failed and b.table in tables)]
         for table, tables in made_of.items()
     }
-    blocked = {table: reasons for table, reasons in blocked.items() if reasons}
-    out = left_out(manifest, ordered, blocked)
-    return {u: {table: blocked[table] for table in tables} for u, tables in out.items()}
+    out = left_out(manifest, ordered, {table for table, why in because.items() if why})
+    return {
+        unique_id: list(dict.fromkeys(b for table in tables for b in because[table]))
+        for unique_id, tables in out.items()
+    }
 
 
-def _say_refused(
-    manifest: Mapping[str, Any], refused: Mapping[str, Mapping[Table, list[str]]]
-) -> None:
+def _say_refused(manifest: Mapping[str, Any], refused: Mapping[str, Sequence[Block]]) -> None:
     """Fail the step for what it left out."""
     if not refused:
         return
-    because = {why for tables in refused.values() for whys in tables.values() for why in whys}
-    reasons = "; ".join(sorted(because))
+    because = {block for blocked in refused.values() for block in blocked}
+    why = reasons(because)
     names = ", ".join(manifest["nodes"][unique_id]["name"] for unique_id in refused)
+    mend = "Mend the data, then run" if any(block.failed for block in because) else "Run"
     raise dg.Failure(
-        f"left out: {names}. Critical checks stand failed of what they read ({reasons}). Mend the "
-        "data, run these checks again, then these models",
-        metadata={"left out": names, "failed checks": reasons},
+        f"left out: {names}. Critical checks of what they read do not say that it is sound: "
+        f"{why}. {mend} these checks, and then these models",
+        metadata={"left out": names, "because": why},
         allow_retries=False,
     )
 

@@ -26,7 +26,7 @@ from dagster_project.quality.outcome import Outcome, Partitions, Validation
 from dagster_project.quality.quarantine import quarantine
 from dagster_project.quality.results import docs_link, keep
 from dagster_project.quality.server import validate_here_or_there
-from dagster_project.quality.standing import Failure, record
+from dagster_project.quality.standing import Failure, record, versions_held
 from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
 from dagster_project.settings import EXPECTATIONS, get_settings, warehouse_url
 from dagster_project.warehouse.rejects import rejects_share
@@ -124,19 +124,21 @@ def suite_checks(
         run_id = context.run.run_id
         severities = {check: each.severity.value for check, each in expectations.items()}
         request = Request(suite, asked, partitions, personal)
+        versions = versions_held(url, suite.table)
         try:
             validation = validate_here_or_there(url, request)
             first = validation.outcomes
             refused = _quarantined(url, suite, expectations, first, partitions, run_id)
             if any(refused.values()):
                 # Of the rows that are left. What was refused is told as it was found.
+                versions = versions_held(url, suite.table)
                 validation = validate_here_or_there(url, request)
         except Exception as error:
             # What nobody could look at is not known to be sound.
             unknown = [
                 Outcome(check, False, error=str(error), failed={"": None}) for check in asked
             ]
-            record(url, suite.table, unknown, severities, partitions, run_id)
+            record(url, suite.table, unknown, severities, partitions, versions, run_id)
             raise
         found = {outcome.check: outcome for outcome in first}
         outcomes = [
@@ -145,7 +147,7 @@ def suite_checks(
             else outcome
             for outcome in validation.outcomes
         ]
-        standing = record(url, suite.table, outcomes, severities, partitions, run_id)
+        standing = record(url, suite.table, outcomes, severities, partitions, versions, run_id)
         link = _kept(context, suite, partitions, validation)
         for outcome in outcomes:
             told = {"full result": link}

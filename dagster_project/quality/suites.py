@@ -292,6 +292,14 @@ def read_suite(path: Path) -> Suite:
     return suite
 
 
+def critical_checks(table: Table) -> list[str]:
+    """The checks of a table that stop what is downstream; none for a table without a suite."""
+    path = EXPECTATIONS / table.domain / f"{table}.json"
+    if not path.exists():
+        return []
+    return [e.check for e in read_suite(path).expectations if e.severity is Severity.CRITICAL]
+
+
 def suite_paths(domain: str) -> list[Path]:
     """The files of a domain's suites."""
     return sorted((EXPECTATIONS / domain).glob("*.json"))

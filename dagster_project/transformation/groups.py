@@ -5,6 +5,9 @@ models would stop those too that need nothing of that table; so a step builds th
 descend from the same raw tables, and Dagster leaves out just the steps that descend from the bad
 one, says so, and ends the run failed. (To hand dbt the failed tables as exclusions the step would
 have to run in spite of the failed check, which Dagster does not allow.)
+
+For the same reason a model with critical checks of its own ends a step: what is made of it comes
+after them.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ _NO_TABLES = {"view", "ephemeral"}
 
 
 def model_groups(
-    manifest: Mapping[str, Any], ours: Collection[str], apart: Collection[str]
+    manifest: Mapping[str, Any],
+    ours: Collection[str],
+    apart: Collection[str],
+    checked: Collection[str] = (),
 ) -> dict[frozenset[Table], list[str]]:
     """A domain's models, without those `apart`, by the tables of the domain that they descend from.
 
-    These tables are the raw ones, and the models apart. Models that are tested together are
-    together, or one after the other.
+    These tables are the raw ones, the models apart, and those `checked` before others use them.
+    Models that are tested together are together, or one after the other.
     """
     inside = set(ours) - set(apart)
     domains = {node_table(manifest["nodes"][unique_id]).domain for unique_id in ours}
@@ -37,7 +43,7 @@ def model_groups(
         for parent in manifest["parent_map"].get(unique_id, []):
             if parent in ours:
                 found |= roots(parent)
-            if parent in apart:
+            if parent in apart or parent in checked:
                 found.add(node_table(manifest["nodes"][parent]))
             elif parent in manifest["sources"]:
                 table = node_table(manifest["sources"][parent])
@@ -58,7 +64,13 @@ def model_groups(
         }
         readers = {keys.get(child) for child in children} - {key}
         views = {manifest["nodes"][u]["config"]["materialized"] for u in unique_ids} <= _NO_TABLES
-        if views and len(readers) == 1 and (reader := next(iter(readers))) is not None:
+        guarded = set(unique_ids) & set(checked)
+        if (
+            views
+            and not guarded
+            and len(readers) == 1
+            and (reader := next(iter(readers))) is not None
+        ):
             keys |= dict.fromkeys(unique_ids, reader)
     return _grouped(keys)
 
@@ -91,7 +103,7 @@ def read_tables(manifest: Mapping[str, Any], unique_id: str) -> set[Table]:
 
 
 def left_out(
-    manifest: Mapping[str, Any], ordered: Iterable[str], blocked: Mapping[Table, Any]
+    manifest: Mapping[str, Any], ordered: Iterable[str], blocked: Collection[Table]
 ) -> dict[str, list[Table]]:
     """Of models in order, parents first: those not to build, with the blocked tables they need."""
     out: dict[str, list[Table]] = {}

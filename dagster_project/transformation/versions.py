@@ -243,6 +243,12 @@ def record_built(url: str, table: Table, versions: Mapping[str, str]) -> None:
         connect(url, f"noting that {table} was built") as connection,
         connection.cursor() as cursor,
     ):
+        # What is built by partitions now and was built whole before, or the other way round.
+        cursor.execute(
+            "DELETE FROM mesh.models WHERE (table_schema, table_name) = (%s, %s) "
+            "AND (partition = '') <> %s",
+            [table.schema, table.name, "" in versions],
+        )
         cursor.executemany(
             "INSERT INTO mesh.models VALUES (%s, %s, %s, %s, now()) "
             "ON CONFLICT (table_schema, table_name, partition) "

@@ -8,7 +8,10 @@ import pytest
 
 from dagster_project.identity import Table
 from dagster_project.locations.location import domain_definitions
-from dagster_project.quality.standing import blocked_tables
+from dagster_project.quality import standing
+from dagster_project.quality.outcome import Outcome
+from dagster_project.quality.standing import blocks, record, versions_held
+from dagster_project.quality.suites import critical_checks
 from dagster_project.settings import get_settings
 from tests.components.test_dbt_models import RAW
 
@@ -43,6 +46,7 @@ DUPLICATE = (
     "ALTER TABLE fleet_raw.planes DROP CONSTRAINT planes_pkey;"
     "INSERT INTO fleet_raw.planes (tailnum, year) VALUES ('N1', 2004)"
 )
+PLANES_TABLE = Table("fleet_raw", "planes")
 MENDED = "DELETE FROM fleet_raw.planes WHERE type IS NULL"
 
 
@@ -82,6 +86,8 @@ def reasons(result: dg.ExecuteInProcessResult) -> str:
 AIRLINES = {"stg_fleet__airlines", "dim_airlines"}
 AIRPORTS = {"stg_fleet__airports", "dim_airports"}
 PLANES = {"stg_fleet__planes", "dim_planes"}
+#: As if the key's were the only critical check of planes.
+CRITICAL = {PLANES_TABLE: ["tailnum_unique"]}
 
 
 def test_what_needs_a_bad_table_is_left_out_and_nothing_else(
@@ -117,32 +123,88 @@ def test_it_is_left_out_of_later_runs_until_the_check_passes(
     assert made(later) == AIRLINES | AIRPORTS
     said = reasons(later)
     assert "left out: stg_fleet__planes, dim_planes" in said
-    assert "fleet_raw.planes: tailnum_unique" in said
+    assert "fleet_raw.planes: tailnum_unique failed" in said
 
     with psycopg.connect(raw) as connection:
         connection.execute(MENDED.encode())
     mended = run(instance, "planes")
     assert mended.success
     assert made(mended) == AIRLINES | AIRPORTS | PLANES
-    assert blocked_tables(raw, [Table("fleet_raw", "planes")]) == {}
+    assert blocks(raw, [PLANES_TABLE]) == []
+
+
+def loaded(url: str, version: str) -> None:
+    """Note that planes were loaded, as a load does."""
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO mesh.tables (table_schema, table_name, version, position, rows, load_id, "
+            "changed_at) VALUES ('fleet_raw', 'planes', %s, 0, 1, 'a load', now()) "
+            "ON CONFLICT (table_schema, table_name) DO UPDATE SET version = excluded.version",
+            [version],
+        )
+
+
+def test_what_changed_since_it_was_checked_is_not_built_on(
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "critical_checks", lambda table: CRITICAL.get(table, []))
+    versions_held(raw, PLANES_TABLE)
+    loaded(raw, "the first")
+    before = run(instance)
+    assert made(before) == AIRLINES | AIRPORTS
+    assert "fleet_raw.planes: tailnum_unique not run since the data changed" in reasons(before)
+    assert "Run these checks" in reasons(before)
+
+    assert run(instance, "planes").success
+    # Other checks of the same table say nothing of this one.
+    loaded(raw, "the second")
+    monkeypatch.setitem(CHECKS, "planes", "tailnum_well_formed")
+    run(instance, "planes")
+    assert made(run(instance)) == AIRLINES | AIRPORTS
+    monkeypatch.setitem(CHECKS, "planes", "tailnum_unique")
+    assert run(instance, "planes").success
+    assert run(instance).success
+    assert blocks(raw, [PLANES_TABLE]) == []
+
+
+def test_what_is_loaded_while_a_check_looks_is_not_taken_for_checked(raw: str) -> None:
+    versions_held(raw, PLANES_TABLE)
+    loaded(raw, "the first")
+    seen = versions_held(raw, PLANES_TABLE)
+    loaded(raw, "the second")
+    sound = [Outcome(check, True) for check in critical_checks(PLANES_TABLE)]
+    severities = {outcome.check: "critical" for outcome in sound}
+    record(raw, PLANES_TABLE, sound, severities, None, seen, "a run")
+    assert {block.check for block in blocks(raw, [PLANES_TABLE])} == set(severities)
+    assert not any(block.failed for block in blocks(raw, [PLANES_TABLE]))
+    seen = versions_held(raw, PLANES_TABLE)
+    record(raw, PLANES_TABLE, sound, severities, None, seen, "a run")
+    assert blocks(raw, [PLANES_TABLE]) == []
+
+
+def gaps(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """A mart of flights that reads fleet's products, alone."""
+    table, definitions = dg.AssetKey(["flights", "reference_gaps"]), domain_definitions("flights")
+    job = dg.define_asset_job("gaps", dg.AssetSelection.assets(table).without_checks())
+    whole = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
+    resolved = whole.resolve_job_def("gaps")
+    return resolved.execute_in_process(instance=instance, raise_on_error=False)
 
 
 def test_a_domain_does_not_use_a_product_of_another_that_failed(
     raw: str, instance: dg.DagsterInstance
 ) -> None:
-    """The marts of flights read fleet's products."""
     assert run(instance, *CHECKS).success
     with psycopg.connect(raw) as connection:
         connection.execute(
-            "INSERT INTO mesh.failures VALUES "
-            "('fleet', 'dim_planes', 'tailnum_unique', '', 'critical', 2, now(), 'a run')"
+            "INSERT INTO mesh.verdicts VALUES ('fleet', 'dim_planes', 'tailnum_unique', '', "
+            "'critical', false, 2, '', now(), 'a run')"
         )
-    table, definitions = dg.AssetKey(["flights", "reference_gaps"]), domain_definitions("flights")
-    job = dg.define_asset_job("gaps", dg.AssetSelection.assets(table).without_checks())
-    whole = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
-    result = whole.resolve_job_def("gaps").execute_in_process(
-        instance=instance, raise_on_error=False
-    )
+    result = gaps(instance)
     assert not result.success
     assert made(result) == set()
-    assert "fleet.dim_planes: tailnum_unique" in reasons(result)
+    said = reasons(result)
+    assert "fleet.dim_planes: tailnum_unique failed" in said
+    # Nor one that nobody has checked.
+    airlines = "carrier_code_present, carrier_code_unique, carrier_name_present, row_count"
+    assert f"fleet.dim_airlines: {airlines} not run since the data changed" in said

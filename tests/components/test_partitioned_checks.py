@@ -10,8 +10,8 @@ import pytest
 from dagster_project.components.expectation_suites import suite_checks
 from dagster_project.components.partitions import PartitionedTable
 from dagster_project.identity import Table
-from dagster_project.quality import standing
-from dagster_project.quality.standing import blocked_tables
+from dagster_project.quality import suites
+from dagster_project.quality.standing import Block, blocks, reasons, versions_held
 from dagster_project.quality.suites import Suite
 from dagster_project.settings import get_settings
 
@@ -50,7 +50,7 @@ def visits(warehouse_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder = tmp_path / "expectations"
     (folder / "shop").mkdir(parents=True)
     (folder / "shop" / f"{TABLE}.json").write_text(SUITE.model_dump_json(exclude_defaults=True))
-    monkeypatch.setattr(standing, "EXPECTATIONS", folder)
+    monkeypatch.setattr(suites, "EXPECTATIONS", folder)
     get_settings.cache_clear()
     with psycopg.connect(warehouse_url) as connection:
         connection.execute("CREATE SCHEMA shop_raw")
@@ -122,16 +122,17 @@ def test_a_day_that_fails_stops_its_own_run_and_stays_to_be_seen(visits: str) ->
     )
     assert "fails since" in checks["page_there"].metadata
     assert checks["visits"].passed
-    assert blocked_tables(visits, [TABLE]) == {TABLE: ["page_there"]}
-    assert blocked_tables(visits, [TABLE], ["2013-02-03"]) == {}
-    assert blocked_tables(visits, [TABLE], ["2013-02-02"]) == {TABLE: ["page_there"]}
+    bad = [Block(TABLE, "page_there", ("2013-02-02",), failed=True)]
+    assert blocks(visits, [TABLE]) == bad
+    assert blocks(visits, [TABLE], ["2013-02-03"]) == []
+    assert blocks(visits, [TABLE], ["2013-02-02"]) == bad
 
     with psycopg.connect(visits) as connection:
         connection.execute("UPDATE shop_raw.visits SET page = 'home' WHERE id = 4")
     result, checks = run("2")
     assert result.success
     assert checks["page_there"].passed
-    assert blocked_tables(visits, [TABLE]) == {}
+    assert blocks(visits, [TABLE]) == []
 
 
 def test_a_range_tells_the_days_that_fail(visits: str) -> None:
@@ -163,3 +164,33 @@ def test_run_alone_the_checks_are_about_the_days_that_are_there(visits: str) -> 
     assert checks["page_there"].metadata["partitions"].value == "2013-02-01 to 2013-02-05"
     assert not checks["page_there"].passed
     assert checks["visits"].passed
+
+
+def test_days_that_changed_since_they_were_checked_are_told(visits: str) -> None:
+    versions_held(visits, TABLE)
+    with psycopg.connect(visits) as connection:
+        connection.execute(
+            "INSERT INTO mesh.partitions (table_schema, table_name, partition, version, rows, "
+            "object, object_version, load_id, changed_at) SELECT 'shop_raw', 'visits', "
+            "to_char(date '2013-02-01' + i, 'YYYY-MM-DD'), 'as first loaded', 3, 'a file', '1', "
+            "'a load', now() FROM generate_series(0, 4) AS i"
+        )
+    run("1", "5")
+    assert reasons(blocks(visits, [TABLE])) == "shop_raw.visits: page_there failed (2013-02-02)"
+    with psycopg.connect(visits) as connection:
+        connection.execute(
+            "UPDATE mesh.partitions SET version = 'corrected' "
+            "WHERE partition IN ('2013-02-02', '2013-02-04')"
+        )
+    found = blocks(visits, [TABLE])
+    assert found == [
+        Block(TABLE, "page_there", ("2013-02-02",), failed=True),
+        Block(TABLE, "page_there", ("2013-02-04",), failed=False),
+        Block(TABLE, "visits", ("2013-02-02", "2013-02-04"), failed=False),
+    ]
+    assert reasons(found) == (
+        "shop_raw.visits: page_there failed (2013-02-02); shop_raw.visits: page_there, visits "
+        "not run since the data changed (2013-02-02, 2013-02-04)"
+    )
+    run("4")
+    assert blocks(visits, [TABLE], ["2013-02-03", "2013-02-04", "2013-02-05"]) == []
