@@ -132,7 +132,11 @@ def _specs(
     assets, checks = [], {}
     for unique_id in sorted(unique_ids):
         asset = translator.get_asset_spec(manifest, unique_id, project)
-        assets.append(asset)
+        # A run of a model and of a table that it reads by way of a view, without the view, has to
+        # load and check the table first, too.
+        behind = {dg.AssetKey(list(table.asset_key)) for table in read_tables(manifest, unique_id)}
+        missing = behind - {dep.asset_key for dep in asset.deps}
+        assets.append(asset.merge_attributes(deps=sorted(missing)))
         for child in manifest["child_map"][unique_id]:
             if manifest["nodes"].get(child, {}).get("resource_type") != "test":
                 continue

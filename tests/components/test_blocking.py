@@ -50,13 +50,17 @@ PLANES_TABLE = Table("fleet_raw", "planes")
 MENDED = "DELETE FROM fleet_raw.planes WHERE type IS NULL"
 
 
-def run(instance: dg.DagsterInstance, *checks: str) -> dg.ExecuteInProcessResult:
-    """Fleet's models, and these checks of its raw tables, in one run."""
+def run(
+    instance: dg.DagsterInstance,
+    *checks: str,
+    schemas: tuple[str, ...] = ("fleet", "fleet_staging"),
+) -> dg.ExecuteInProcessResult:
+    """Fleet's models of these schemas, and these checks of its raw tables, in one run."""
     definitions = domain_definitions("fleet")
     keys = [
         key
         for key in definitions.resolve_asset_graph().materializable_asset_keys
-        if key.path[0] in ("fleet", "fleet_staging")
+        if key.path[0] in schemas
     ]
     selection = dg.AssetSelection.assets(*keys).without_checks()
     if checks:
@@ -109,6 +113,20 @@ def test_what_needs_a_bad_table_is_left_out_and_nothing_else(
     started = {event.step_key for event in result.all_events if event.is_step_start}
     assert "transform_fleet_planes" not in started
     assert left == []
+
+
+def test_a_bad_table_stops_what_reads_it_by_way_of_a_view_that_is_not_in_the_run(
+    raw: str, instance: dg.DagsterInstance
+) -> None:
+    assert run(instance).success
+    with psycopg.connect(raw) as connection:
+        connection.execute(DUPLICATE.encode())
+    result = run(instance, *CHECKS, schemas=("fleet",))
+    assert made(result) == {"dim_airlines", "dim_airports"}
+    order = [event.step_key for event in result.all_events if event.is_step_start]
+    for table in ("airlines", "airports"):
+        check = f"expect_fleet_raw_{table}"
+        assert order.index(check) < order.index(f"transform_fleet_{table}")
 
 
 def test_it_is_left_out_of_later_runs_until_the_check_passes(
