@@ -105,9 +105,14 @@ def read_tables(manifest: Mapping[str, Any], unique_id: str) -> set[Table]:
 def left_out(
     manifest: Mapping[str, Any], ordered: Iterable[str], blocked: Collection[Table]
 ) -> dict[str, list[Table]]:
-    """Of models in order, parents first: those not to build, with the blocked tables they need."""
+    """Of models in order, parents first: those not to build, with the blocked tables they need.
+
+    A view is built: it holds nothing, and what reads it reads what it reads.
+    """
     out: dict[str, list[Table]] = {}
     for unique_id in ordered:
+        if manifest["nodes"][unique_id]["config"]["materialized"] in _NO_TABLES:
+            continue
         needs = {table for table in read_tables(manifest, unique_id) if table in blocked}
         for parent in manifest["parent_map"].get(unique_id, []):
             needs.update(out.get(parent, ()))
