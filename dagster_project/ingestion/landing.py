@@ -152,14 +152,16 @@ def load_feed(
     def plan(state: TableState, loaded: dict[str, PartitionState]) -> Plan:
         pieces, confirmed = [], []
         kept = 0
-        held = {before.digest: day for day, before in loaded.items() if before.rows}
         other = [d for d in sorted(set(days)) if not _is_loaded(zone.files[d], loaded.get(d))]
+        # What a day held that is loaded anew says nothing.
+        held = {before.digest: d for d, before in loaded.items() if before.rows and d not in other}
         contents = _read_ahead(lake, [zone.files[day] for day in other])
         for day, content in zip(other, contents, strict=True):
             item, before = zone.files[day], loaded.get(day)
             digest = _digest(content)
             if before and before.digest == digest:
                 confirmed.append(replace(before, object=item.key, object_version=item.version))
+                held.setdefault(digest, day)
                 continue
             if held.setdefault(digest, day) != day:
                 repeated[day] = held[digest]
