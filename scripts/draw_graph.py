@@ -29,7 +29,7 @@ Key = tuple[str, ...]
 
 
 def graph() -> dict[Key, tuple[str, list[Key]]]:
-    """Every asset with its domain and the assets that it depends on."""
+    """Every asset with its domain and the assets that it depends on, not by way of another one."""
     from dagster_project.domain import domain_names
     from dagster_project.locations.location import domain_definitions
 
@@ -41,7 +41,18 @@ def graph() -> dict[Key, tuple[str, list[Key]]]:
             if assets.get(key).group_name == domain:
                 parents = sorted(tuple(parent.path) for parent in assets.get(key).parent_keys)
                 found[tuple(key.path)] = (domain, parents)
-    return dict(sorted(found.items()))
+    above: dict[Key, set[Key]] = {}
+
+    def ancestors(key: Key) -> set[Key]:
+        if key not in above:
+            parents = found[key][1] if key in found else []
+            above[key] = set(parents).union(*map(ancestors, parents))
+        return above[key]
+
+    return {
+        key: (domain, [p for p in parents if not any(p in ancestors(o) for o in parents)])
+        for key, (domain, parents) in sorted(found.items())
+    }
 
 
 def column(key: Key, assets: Mapping[Key, tuple[str, list[Key]]]) -> int:

@@ -185,7 +185,7 @@ def test_the_stream_is_an_asset_in_the_lake_and_a_raw_table(
 def test_the_model_is_an_asset_with_its_tests_as_checks(
     shown: dict[str, dict[str, object]],
 ) -> None:
-    assert shown["model"]["parents"] == ["fleet_staging/stg_fleet__planes"]
+    assert shown["model"]["parents"] == ["fleet_raw/planes", "fleet_staging/stg_fleet__planes"]
     assert shown["model"]["columns"] == ["manufacture_year", "planes"]
     assert len(shown["model"]["checks"]) == 2
 
