@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster_airbyte import AirbyteWorkspace
 from dagster_airbyte.resources import AirbyteClient
 from dagster_airbyte.types import AirbyteOutput
@@ -225,23 +226,29 @@ def _latest(instance: dg.DagsterInstance, path: Sequence[str]) -> dg.EventLogRec
 
 
 def _with_counts(result: Any, synced: Synced | None) -> Any:
-    if not isinstance(result, dg.MaterializeResult) or synced is None:
+    """A stream's materialisation, of one that the run has not selected too, with its counts."""
+    if not isinstance(result, (dg.MaterializeResult, dg.AssetMaterialization)) or synced is None:
         return result
     assert isinstance(result.asset_key, dg.AssetKey)
     stream = synced.stream(result.asset_key.path[-1])
-    return result._replace(
-        metadata={
-            **(result.metadata or {}),
-            "dagster/row_count": stream.rows,
-            "objects": len(stream.objects),
-            "bytes": stream.bytes,
-            "sent bytes": stream.sent_bytes,
-            "seconds": round(synced.seconds, 1),
-            "rows per second": round(stream.rows / synced.seconds) if synced.seconds else 0,
-            "commit": synced.commit.number,
-            "sync_mode": stream.last.sync_mode,
-            "refused rows": stream.drift.refused,
-            **in_words(stream.drift),
-        },
-        data_version=dg.DataVersion(stream.last.version),
+    metadata = {
+        **(result.metadata or {}),
+        "dagster/row_count": stream.rows,
+        "objects": len(stream.objects),
+        "bytes": stream.bytes,
+        "sent bytes": stream.sent_bytes,
+        "seconds": round(synced.seconds, 1),
+        "rows per second": round(stream.rows / synced.seconds) if synced.seconds else 0,
+        "commit": synced.commit.number,
+        "sync_mode": stream.last.sync_mode,
+        "refused rows": stream.drift.refused,
+        **in_words(stream.drift),
+    }
+    if isinstance(result, dg.MaterializeResult):
+        return result._replace(metadata=metadata, data_version=dg.DataVersion(stream.last.version))
+    return dg.AssetMaterialization(
+        result.asset_key,
+        description=result.description,
+        metadata=metadata,
+        tags={DATA_VERSION_TAG: stream.last.version},
     )
