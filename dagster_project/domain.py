@@ -15,15 +15,15 @@ from dagster_project.declarations import Declared, line_of, parse, read
 from dagster_project.failures import DeclarationError
 from dagster_project.settings import DEFS
 
-_DURATION = re.compile(r"(\d+)([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_DURATION = re.compile(r"(\d+)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _OWNER = re.compile(r"team:[A-Za-z0-9_.-]+|[^@\s]+@[^@\s]+\.[^@\s]+")
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
 
 
 def _duration(text: str) -> str:
     if not _DURATION.fullmatch(text):
-        raise ValueError("must be a number with m, h or d after it, such as 90m, 36h or 7d")
+        raise ValueError("must be a number with s, m, h or d after it, such as 30s, 90m, 36h or 7d")
     return text
 
 

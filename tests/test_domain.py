@@ -69,7 +69,7 @@ def test_an_unknown_domain_is_refused_with_those_there_are(declare: Callable[...
     ("line", "mended", "said"),
     [
         ("owner: team:post", "owner: the post", "1: owner: must be an e-mail address, or team:"),
-        ("freshness: 36h", "freshness: 2 days", "7: freshness: must be a number with m, h or d"),
+        ("freshness: 36h", "freshness: 2 days", "7: freshness: must be a number with s, m, h or d"),
         ("freshness: 36h", "freshnes: 36h", "7: freshnes: unknown key, did you mean freshness?"),
         ("    tables: [fct_letters]", "    tables: []", "6: data_products.0.tables: "),
         ("    tables: [fct_letters]", "    tables: [A-b]", "6: data_products.0.tables.0: must be"),
@@ -105,5 +105,5 @@ def test_a_duration_is_a_number_with_its_unit(text: str, expected: timedelta) ->
 
 @pytest.mark.parametrize("text", ["", "36", "h", "-1h", "1.5h", "1w", "1h30m"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="such as 90m, 36h or 7d"):
+    with pytest.raises(ValueError, match="such as 30s, 90m, 36h or 7d"):
         duration(text)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import warnings
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -61,6 +62,29 @@ def ui(
     from dagster_project.cli.ui import serve
 
     raise typer.Exit(serve(get_settings(), port))
+
+
+@app.command()
+def replay(
+    domain: Annotated[str, typer.Argument(help="A domain with daily files: flights.")],
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day.")],
+    days: Annotated[int, typer.Option(help="How many days.", min=1)] = 7,
+    every: Annotated[
+        str, typer.Option(help="How long to wait between two, such as 5s or 1m.")
+    ] = "5s",
+    again: Annotated[
+        bool, typer.Option("--again", help="Forget the days first, if they are loaded.")
+    ] = False,
+) -> None:
+    """Drop real days in the landing zone as they would arrive; `mesh ui` shows what they start."""
+    from dagster_project.cli.replay import replay as drop
+    from dagster_project.domain import duration
+
+    try:
+        pause = duration(every).total_seconds()
+    except ValueError as error:
+        raise typer.BadParameter(f"--every: {error}") from None
+    drop(get_settings(), domain, first.date(), days, pause, again)
 
 
 @app.command()

@@ -41,6 +41,12 @@ freshness:
 run_monitoring:
   enabled: true
   free_slots_after_run_end_seconds: 60
+sensors:
+  use_threads: true
+  num_workers: 8
+run_queue:
+  max_concurrent_runs: 4
+  dequeue_interval_seconds: 1
 run_retries:
   enabled: true
   max_retries: 0

@@ -34,6 +34,7 @@ from dagster_project.ingestion.workspace import (
     find_connection,
 )
 from dagster_project.lake.store import Lake
+from dagster_project.orchestration.conditions import when_source_reports, when_synced
 from dagster_project.settings import get_settings, warehouse_url
 
 #: One instance, so that the locations of several domains can be merged into one.
@@ -53,6 +54,7 @@ class StreamTranslator(DagsterAirbyteTranslator):
             deps=[dg.AssetKey(list(name.source_key))],
             description=f"{stream.description}\n\nObjects of the lake under `{name.prefix}`.",
             kinds={"airbyte", "parquet"},
+            automation_condition=when_source_reports(),
         ).merge_attributes(metadata=table_metadata(name.prefix, lake_columns(stream)))
 
 
@@ -131,6 +133,7 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
         description=f"{stream.description}\n\nAs the source gave it, loaded from the lake.",
         kinds={"postgres", "table"},
         metadata=table_metadata(str(name.table), table_columns(stream)),
+        automation_condition=when_synced(),
     )
 
     @dg.multi_asset(

@@ -7,6 +7,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from pydantic import Field
@@ -18,6 +19,7 @@ from dagster_project.components.partitions import DbtModelsDeclaration
 from dagster_project.failures import DeclarationError
 from dagster_project.identity import DBT_PROJECT, Table, fitting, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed
+from dagster_project.orchestration.conditions import when_inputs_change
 from dagster_project.quality.standing import Block, blocks, reasons
 from dagster_project.quality.suites import critical_checks
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
@@ -157,10 +159,11 @@ def _whole(
 ) -> dg.AssetsDefinition:
     """Models that are built whole."""
     assets, checks = _specs(manifest, unique_ids)
+    condition = when_inputs_change()
 
     @dg.multi_asset(
         name=step,
-        specs=assets,
+        specs=[spec.replace_attributes(automation_condition=condition) for spec in assets],
         check_specs=checks,
         can_subset=True,
         op_tags={"dagster/compute_kind": "dbt"},
@@ -229,7 +232,8 @@ def _daily(
         if refused:
             stale = {}
         elif output and not stale:
-            yield _unchanged(output, url, table, built.version(table))
+            before = _version_before(context, table, days)
+            yield _unchanged(output, url, table, before or built.version(table, days))
         built.model_partitions[table] = built.model_partitions.get(table, {}) | stale
         tests = Tests(context, manifest, built, [unique_id] if stale else (), refused)
         yield from tests.standing()
@@ -238,10 +242,23 @@ def _daily(
                 yield event
                 continue
             record_built(url, table, stale)
-            yield _output(event, url, table, read_built(url).version(table))
+            yield _output(event, url, table, read_built(url).version(table, days))
         _say_refused(manifest, refused)
 
     return build
+
+
+def _version_before(
+    context: dg.AssetExecutionContext, table: Table, days: Sequence[str]
+) -> str | None:
+    """The data version that a day was materialised with: it may have been one for several days."""
+    if len(days) != 1:
+        return None
+    asked = dg.AssetRecordsFilter(dg.AssetKey(list(table.asset_key)), asset_partitions=list(days))
+    for record in context.instance.fetch_materializations(asked, limit=1).records:
+        if record.asset_materialization:
+            return (record.asset_materialization.tags or {}).get(DATA_VERSION_TAG)
+    return None
 
 
 def _selected(context: dg.AssetExecutionContext, manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_project.identity import Table
 from dagster_project.ingestion.synced import megabytes, rates
 from dagster_project.lake.store import Lake
+from dagster_project.orchestration.conditions import NEVER_ALONE
 from dagster_project.warehouse.ledger import Load
 from dagster_project.warehouse.rejects import RejectsShare
 from dagster_project.warehouse.target import Column
@@ -45,6 +46,7 @@ def declaration_check(table: Table) -> dg.AssetCheckSpec:
         name=DECLARATION_CHECK,
         asset=dg.AssetKey(list(table.asset_key)),
         description="What came has the declared columns, and every value is of its column's type.",
+        automation_condition=NEVER_ALONE,
     )
 
 

@@ -11,7 +11,8 @@ from dagster_project.components.landing_feed import feed_partitions
 from dagster_project.declarations import Declared, parse, validate
 from dagster_project.domain import domain_folder
 from dagster_project.identity import DBT_PROJECT, Table, quoted, raw_table
-from dagster_project.ingestion.feed import read_feed, read_feeds
+from dagster_project.ingestion.feed import FeedDeclaration, read_feed, read_feeds
+from dagster_project.transformation.groups import read_tables
 from dagster_project.transformation.project import read_manifest
 from dagster_project.transformation.versions import models, node_table
 from dagster_project.warehouse.connection import connect
@@ -42,6 +43,29 @@ def daily_models(domain: str) -> DailyModels | None:
             attributes = document.get("attributes") or {}
             return validate(path, DbtModelsDeclaration, attributes, node, at=("attributes",)).daily
     return None
+
+
+def daily_tables(daily: DailyModels) -> list[Table]:
+    """The tables of models that are built by the day."""
+    nodes = models(read_manifest())
+    return [
+        node_table(node)
+        for name in daily.models
+        if (node := nodes.get(f"model.{DBT_PROJECT}.{name}"))
+    ]
+
+
+def tables_of_a_day(domain: str, feed: FeedDeclaration) -> list[Table]:
+    """What a file of a feed is carried through: its raw table, views of it, and daily models."""
+    found = {raw_table(domain, feed.name)}
+    daily = daily_models(domain)
+    if daily and daily.feed == feed.name:
+        manifest = read_manifest()
+        for name in daily.models:
+            read = read_tables(manifest, f"model.{DBT_PROJECT}.{name}")
+            found |= {table for table in read if table.domain == domain and not table.is_raw}
+        found.update(daily_tables(daily))
+    return sorted(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +102,7 @@ def partitioned_tables(domain: str) -> dict[Table, PartitionedTable]:
     }
     daily = daily_models(domain)
     if daily:
-        feed, nodes = read_feed(domain, daily.feed), models(read_manifest())
-        for name in daily.models:
-            if node := nodes.get(f"model.{DBT_PROJECT}.{name}"):
-                table = node_table(node)
-                found[table] = PartitionedTable(table, feed.partition_column, feed_partitions(feed))
+        feed = read_feed(domain, daily.feed)
+        for table in daily_tables(daily):
+            found[table] = PartitionedTable(table, feed.partition_column, feed_partitions(feed))
     return found

@@ -80,6 +80,11 @@ class Lake:
         self.bytes_read = 0
 
     @property
+    def on_disk(self) -> bool:
+        """Whether it is a folder, in which files can be seen while they are written."""
+        return self._folder is not None
+
+    @property
     def store(self) -> ObjectStore:
         return self._store(0)
 

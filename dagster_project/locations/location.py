@@ -9,9 +9,13 @@ from typing import Any
 import dagster as dg
 from dagster_shared.record import replace
 
+from dagster_project.components.partitions import tables_of_a_day
 from dagster_project.domain import domain_folder, duration, read_domain
 from dagster_project.identity import Table
+from dagster_project.ingestion.feed import read_feeds
+from dagster_project.orchestration.conditions import automation
 from dagster_project.orchestration.execution import forking_executor
+from dagster_project.orchestration.landing import landing_sensor
 from dagster_project.settings import PACKAGE, PROJECT
 
 
@@ -40,9 +44,25 @@ def domain_definitions(name: str) -> dg.Definitions:
     promised = _promised(name)
     # One step for all: a check that only warns is not worth one a table.
     checks = dg.build_column_schema_change_checks(assets=promised) if promised else []
-    return dg.Definitions.merge(
-        found, dg.Definitions(asset_checks=checks, jobs=[job], executor=forking_executor)
+    policy = dg.Definitions(
+        asset_checks=checks,
+        jobs=[job],
+        sensors=[automation(name), *_landing_sensors(name)],
+        executor=forking_executor,
     )
+    return dg.Definitions.merge(found, policy)
+
+
+def _landing_sensors(domain: str) -> list[dg.SensorDefinition]:
+    """One a feed: it runs the raw table, and the models that are built by its days."""
+    return [
+        landing_sensor(
+            domain,
+            feed,
+            [dg.AssetKey(list(table.asset_key)) for table in tables_of_a_day(domain, feed)],
+        )
+        for feed in read_feeds(domain)
+    ]
 
 
 def _promised(domain: str) -> list[dg.AssetKey]:

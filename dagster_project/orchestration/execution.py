@@ -15,7 +15,7 @@ from importlib import import_module
 
 import dagster as dg
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
-from dagster._core.events import DagsterEvent
+from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
@@ -29,12 +29,14 @@ from dagster_project.transformation import invocation
 
 #: Steps of these prefixes run dbt.
 DBT_STEPS = ("transform_", "incremental_")
+#: Steps of these prefixes bring data.
+SOURCE_STEPS = ("airbyte_", "load_")
 #: What steps import, by the prefix of their names: loaded before they are forked. None of these
 #: modules opens a connection or starts a thread when it is imported.
 PRELOADED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (DBT_STEPS, ("psycopg",)),
     (
-        ("airbyte_", "load_"),
+        SOURCE_STEPS,
         (
             # First, as it says how pyarrow is to allocate memory.
             "dagster_project.warehouse.arrays",
@@ -67,17 +69,31 @@ def preload(steps: Iterable[str] | None = None) -> None:
 
 
 class ForkingExecutor(MultiprocessExecutor):
-    """Dagster's multiprocess executor, with the run's validations in one process of their own."""
+    """Dagster's multiprocess executor, with the run's validations in one process of their own.
+
+    Where data have to come first, the first steps wait for no other imports than their own: dbt's
+    and Great Expectations' are paid while they are at work.
+    """
 
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
         steps = execution_plan.step_keys_to_execute
+        first = [key for key in steps if key.startswith(SOURCE_STEPS)]
         with ExitStack() as stack:
-            if any(key.startswith(EXPECTATIONS_STEP) for key in steps):
-                stack.enter_context(validation_server())
-            preload(steps)
-            yield from super().execute(plan_context, execution_plan)
+
+            def prepare() -> None:
+                if any(key.startswith(EXPECTATIONS_STEP) for key in steps):
+                    stack.enter_context(validation_server())
+                preload(steps)
+
+            preload(first) if first else prepare()
+            waits = bool(first)
+            for event in super().execute(plan_context, execution_plan):
+                yield event
+                if waits and event.event_type is DagsterEventType.STEP_START:
+                    waits = False
+                    prepare()
 
 
 def _start_method() -> str:

@@ -102,11 +102,11 @@ class Built:
     model_partitions: dict[Table, dict[str, str]] = field(default_factory=dict)
     relations: set[Table] = field(default_factory=set)
 
-    def version(self, table: Table) -> str:
-        """Of what the table holds now; empty if nothing is known of it."""
+    def version(self, table: Table, partitions: Collection[str] | None = None) -> str:
+        """Of what the table holds now, or these partitions of it; empty if nothing is known."""
         if table in self.model_partitions:
-            days = sorted(self.model_partitions[table].items())
-            return digest(*(f"{day}={version}" for day, version in days))
+            held = sorted(self.model_partitions[table].items())
+            return digest(*(f"{d}={v}" for d, v in held if partitions is None or d in partitions))
         return self.models.get(table) or self.raw.get(table, "")
 
 

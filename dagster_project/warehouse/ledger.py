@@ -154,6 +154,20 @@ def read_partitions(url: str, table: Table, column: str) -> dict[str, PartitionS
         return {row[0]: PartitionState(*row) for row in rows}
 
 
+def read_objects(url: str, table: Table) -> dict[str, str]:
+    """The object that each partition of a table came from, with its version: `key version`."""
+    with connect(url, f"reading what {table} was loaded from") as connection:
+        there = connection.execute("SELECT to_regclass('mesh.partitions') IS NOT NULL").fetchone()
+        if there != (True,):
+            return {}
+        rows = connection.execute(
+            "SELECT partition, object || ' ' || object_version FROM mesh.partitions "
+            "WHERE (table_schema, table_name) = (%s, %s)",
+            [table.schema, table.name],
+        )
+        return {row[0]: row[1] for row in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What a load did; all counts are rows."""

@@ -5,28 +5,19 @@ The tests follow on each other, in their order, on one Dagster whose PostgreSQL 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
-import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import pytest
 
 from dagster_project.domain import domain_names
 from dagster_project.warehouse.embedded import EmbeddedPostgres
-from tests.e2e.platform import Ended, Platform, until
+from tests.e2e.platform import Ended, Platform
+from tests.e2e.ui import Ui, serving
 
-LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
-    name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
-RUNS = """{ runsOrError { ... on Runs { results {
-    runId jobName status parentRunId repositoryOrigin { repositoryLocationName } } } } }"""
 AGAIN = """mutation ($parent: String!) { launchRunReexecution(
     reexecutionParams: {parentRunId: $parent, strategy: ALL_STEPS}) {
         __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
@@ -36,62 +27,10 @@ ASSETS = """{ assetNodes { assetKey { path } groupName description owners {
         ... on IntMetadataEntry { intValue } } } } }"""
 
 
-@dataclass
-class Ui:
-    """A Dagster that serves."""
-
-    port: int
-    process: subprocess.Popen[str]
-    platform: Platform
-
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """What GraphQL answers."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/graphql",
-            json.dumps({"query": query, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            found = json.load(answer)
-        assert "errors" not in found, found["errors"]
-        return found["data"]
-
-    def locations(self) -> list[dict[str, Any]]:
-        """The code locations; none while nobody answers."""
-        try:
-            return self.ask(LOCATIONS)["workspaceOrError"]["locationEntries"]
-        except OSError:
-            return []
-
-    def runs(self) -> list[dict[str, Any]]:
-        return self.ask(RUNS)["runsOrError"]["results"]
-
-    def processes(self) -> list[psutil.Process]:
-        """All that it started, PostgreSQL apart."""
-        mine = psutil.Process(self.process.pid)
-        return [each for each in mine.children(recursive=True) if "postgres" not in each.name()]
-
-
 @pytest.fixture(scope="module")
 def ui(platform: Platform, first_run: Ended) -> Iterator[Ui]:
-    """The UI with its four code locations loaded."""
-    assert platform.mesh("down").code == 0
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    ui = Ui(port, platform.start("ui", "--port", str(port)), platform)
-    try:
-        until(ui.process, rf"http://127\.0\.0\.1:{port}")
-        limit = time.monotonic() + 300
-        while [entry["loadStatus"] for entry in ui.locations()] != ["LOADED"] * 4:
-            assert ui.process.poll() is None
-            assert time.monotonic() < limit
-            time.sleep(0.3)
+    with serving(platform) as ui:
         yield ui
-    finally:
-        if ui.process.poll() is None:
-            ui.process.send_signal(signal.SIGTERM)
-            ui.process.communicate(timeout=60)
-        assert platform.mesh("up").code == 0
 
 
 def test_every_domain_is_a_code_location_that_loads(ui: Ui):
@@ -155,7 +94,7 @@ def test_one_interrupt_ends_all_of_it(ui: Ui):
     assert len(started) > 8
     assert EmbeddedPostgres(ui.platform.home).status().running
     os.kill(ui.process.pid, signal.SIGINT)
-    ui.process.communicate(timeout=60)
+    ui.process.wait(timeout=60)
     _, alive = psutil.wait_procs(started, timeout=2)
     assert alive == []
     assert not EmbeddedPostgres(ui.platform.home).status().running

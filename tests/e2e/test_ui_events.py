@@ -1,0 +1,166 @@
+"""What events start, with the real daemon: files that are dropped, and a source that reports.
+
+The tests follow on each other, in their order.
+"""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.platform import Ended, Platform
+from tests.e2e.ui import Ui, serving
+
+BEFORE, DAY = "2013-03-05", "2013-03-06"
+#: What the file of a day goes through, in this order.
+STEPS = [
+    "load_flights_raw_flights",
+    "expect_flights_raw_flights",
+    "transform_flights_flights",
+    "incremental_fct_flights",
+    "expect_flights_fct_flights",
+]
+MARTS = {
+    "delay_by_plane_age",
+    "delay_by_weather",
+    "on_time_by_airport",
+    "on_time_by_carrier",
+    "on_time_by_day",
+    "on_time_by_route",
+    "reference_gaps",
+}
+
+
+def landing(platform: Platform, day: str) -> Path:
+    return platform.home / "lake" / "landing" / "flights" / "flights" / f"flights_{day}.csv"
+
+
+def lose_a_flight(platform: Platform, day: str) -> None:
+    """Drop a corrected file: without the day's last flight."""
+    path = landing(platform, day)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def flights(platform: Platform, day: str) -> tuple[int, int]:
+    """Of a day, in the raw table and in the mart."""
+    ((raw,),) = platform.rows(
+        f"SELECT count(*) FROM flights_raw.flights WHERE flight_date = '{day}'"
+    )
+    ((mart,),) = platform.rows(
+        f"SELECT flights_scheduled FROM flights.on_time_by_day WHERE flight_date = '{day}'"
+    )
+    return raw, mart
+
+
+def day_of(run: dict[str, Any]) -> str:
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert tags.get("dagster/asset_partition_range_end") == tags.get(
+        "dagster/asset_partition_range_start"
+    )
+    return tags.get("dagster/asset_partition_range_start", "")
+
+
+def steps(run: dict[str, Any]) -> list[str]:
+    """In the order in which they started."""
+    ordered = sorted(run["stepStats"], key=lambda step: step["startTime"] or 0)
+    return [step["stepKey"] for step in ordered]
+
+
+def selected(run: dict[str, Any]) -> set[str]:
+    return {asset["path"][-1] for asset in run["assetSelection"] or ()}
+
+
+@pytest.fixture(scope="module")
+def before(platform: Platform, first_run: Ended) -> dict[str, tuple[int, int]]:
+    """Flights of the days; of one a file came while nothing ran."""
+    there = {day: flights(platform, day) for day in (BEFORE, DAY)}
+    lose_a_flight(platform, BEFORE)
+    return there
+
+
+@pytest.fixture(scope="module")
+def ui(platform: Platform, before: dict[str, tuple[int, int]]) -> Iterator[Ui]:
+    with serving(platform) as ui:
+        yield ui
+
+
+@pytest.fixture(scope="module")
+def known(ui: Ui, before: dict[str, tuple[int, int]]) -> set[str]:
+    """The runs that were there when the file came that came first."""
+    return {run for run, (job, _) in ui.platform.runs().items() if not job.startswith("__")}
+
+
+def new(ui: Ui, known: set[str]) -> list[dict[str, Any]]:
+    """The runs that came, the first one first; they are known from then on."""
+    came = [run for run in reversed(ui.quiet()) if run["runId"] not in known]
+    known.update(run["runId"] for run in came)
+    return came
+
+
+def test_a_file_that_came_while_nothing_ran_is_loaded(
+    ui: Ui, known: set[str], before: dict[str, tuple[int, int]]
+) -> None:
+    day, *marts = new(ui, known)
+    assert day_of(day) == BEFORE
+    assert [step for step in steps(day) if step in STEPS] == STEPS
+    assert [selected(run) for run in marts] == [MARTS]
+    assert {run["status"] for run in (day, *marts)} == {"SUCCESS"}
+    raw, mart = before[BEFORE]
+    assert flights(ui.platform, BEFORE) == (raw - 1, mart - 1)
+
+
+def test_a_replay_lets_days_come_as_new(
+    ui: Ui, known: set[str], before: dict[str, tuple[int, int]]
+) -> None:
+    ended = ui.platform.mesh(
+        *("replay", "flights", "--from", BEFORE, "--days", "2", "--every", "100ms", "--again")
+    )
+    assert ended.code == 2
+    assert "must be a number with s, m, h or d after it" in ended.err
+    refused = ui.platform.mesh("replay", "flights", "--from", "2014-01-01")
+    assert refused.code == 1
+    assert "have no flights on 2014-01-01" in refused.err
+    ended = ui.platform.mesh(
+        *("replay", "flights", "--from", BEFORE, "--days", "2", "--every", "0s", "--again")
+    )
+    assert ended.code == 0, ended.err
+    assert f"2 of 2: landing/flights/flights/flights_{DAY}.csv" in ended.out
+    *days, marts = new(ui, known)
+    # Both at once, unless the sensor looked between them.
+    assert len(days) <= 2
+    assert selected(marts) == MARTS
+    assert {run["status"] for run in (*days, marts)} == {"SUCCESS"}
+    # The reference data's own, with the flight that the correction left out.
+    assert {day: flights(ui.platform, day) for day in before} == before
+
+
+def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
+    ui: Ui, known: set[str]
+) -> None:
+    loads = "SELECT count(*) FROM mesh.loads WHERE new + changed + removed > 0"
+    before = ui.platform.rows(loads)
+    path = landing(ui.platform, DAY)
+    path.write_bytes(path.read_bytes())
+    address = (
+        f"http://127.0.0.1:{ui.port}/report_asset_materialization/source/fleet/register/planes"
+    )
+    request = urllib.request.Request(address, method="POST")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.status == 200
+    by_domain = {run["repositoryOrigin"]["repositoryLocationName"]: run for run in new(ui, known)}
+    assert {name: run["status"] for name, run in by_domain.items()} == {
+        "fleet": "SUCCESS",
+        "flights": "SUCCESS",
+    }
+    assert day_of(by_domain["flights"]) == DAY
+    assert selected(by_domain["fleet"]) == {"planes"}
+    assert steps(by_domain["fleet"]) == [
+        "airbyte_fleet_register",
+        "load_fleet_raw_planes",
+        "expect_fleet_raw_planes",
+    ]
+    assert ui.platform.rows(loads) == before

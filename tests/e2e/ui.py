@@ -1,0 +1,101 @@
+"""Dagster as `mesh ui` serves it, asked over GraphQL."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+import psutil
+
+from tests.e2e.platform import Platform, until
+
+LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
+    name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+RUNS = """{ runsOrError { ... on Runs { results {
+    runId jobName status parentRunId tags { key value } assetSelection { path }
+    stepStats { stepKey startTime } repositoryOrigin { repositoryLocationName } } } } }"""
+OVER = {"SUCCESS", "FAILURE", "CANCELED"}
+
+
+@dataclass
+class Ui:
+    """A Dagster that serves."""
+
+    port: int
+    process: subprocess.Popen[str]
+    platform: Platform
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """What GraphQL answers."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = json.load(answer)
+        assert "errors" not in found, found["errors"]
+        return found["data"]
+
+    def locations(self) -> list[dict[str, Any]]:
+        """The code locations; none while nobody answers."""
+        try:
+            return self.ask(LOCATIONS)["workspaceOrError"]["locationEntries"]
+        except OSError:
+            return []
+
+    def runs(self) -> list[dict[str, Any]]:
+        return self.ask(RUNS)["runsOrError"]["results"]
+
+    def quiet(self, seconds: float = 180, after: float = 9) -> list[dict[str, Any]]:
+        """The runs, once all are over and for so many seconds none was added."""
+        limit = time.monotonic() + seconds
+        since, before = time.monotonic(), -1
+        while True:
+            runs = self.runs()
+            if len(runs) != before or any(run["status"] not in OVER for run in runs):
+                since, before = time.monotonic(), len(runs)
+            if time.monotonic() - since > after:
+                return runs
+            assert time.monotonic() < limit, [(run["jobName"], run["status"]) for run in runs]
+            time.sleep(0.5)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that it started, PostgreSQL apart."""
+        mine = psutil.Process(self.process.pid)
+        return [each for each in mine.children(recursive=True) if "postgres" not in each.name()]
+
+
+@contextmanager
+def serving(platform: Platform) -> Iterator[Ui]:
+    """`mesh ui` with its four code locations loaded, on a PostgreSQL that is its own."""
+    assert platform.mesh("down").code == 0
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    ui = Ui(port, platform.start("ui", "--port", str(port)), platform)
+    try:
+        until(ui.process, rf"http://127\.0\.0\.1:{port}")
+        # Whose output nobody reads stands still once the pipe is full.
+        for stream in (ui.process.stdout, ui.process.stderr):
+            Thread(target=lambda stream=stream: deque(stream, maxlen=0), daemon=True).start()
+        limit = time.monotonic() + 300
+        while [entry["loadStatus"] for entry in ui.locations()] != ["LOADED"] * 4:
+            assert ui.process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.3)
+        yield ui
+    finally:
+        if ui.process.poll() is None:
+            ui.process.send_signal(signal.SIGTERM)
+            ui.process.wait(timeout=60)
+        assert platform.mesh("up").code == 0
