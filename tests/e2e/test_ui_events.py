@@ -56,12 +56,11 @@ def flights(platform: Platform, day: str) -> tuple[int, int]:
     return raw, mart
 
 
-def day_of(run: dict[str, Any]) -> str:
+def days_of(run: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The first and the last day that a run is about."""
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    assert tags.get("dagster/asset_partition_range_end") == tags.get(
-        "dagster/asset_partition_range_start"
-    )
-    return tags.get("dagster/asset_partition_range_start", "")
+    start, end = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+    return tags.get(start), tags.get(end)
 
 
 def steps(run: dict[str, Any]) -> list[str]:
@@ -76,9 +75,18 @@ def selected(run: dict[str, Any]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def before(platform: Platform, first_run: Ended) -> dict[str, tuple[int, int]]:
-    """Flights of the days; of one a file came while nothing ran."""
+    """Flights of the days. Of both files came while nothing ran: the one a day that is replayed,
+    the other a correction.
+    """
     there = {day: flights(platform, day) for day in (BEFORE, DAY)}
-    lose_a_flight(platform, BEFORE)
+    lose_a_flight(platform, DAY)
+    ended = platform.mesh(
+        *("replay", "flights", "--from", BEFORE, "--days", "1", "--every", "1s", "--again")
+    )
+    assert ended.code == 0, ended.err
+    assert f"1 of 1: landing/flights/flights/flights_{BEFORE}.csv" in ended.out
+    raw = f"SELECT count(*) FROM flights_raw.flights WHERE flight_date = '{BEFORE}'"
+    assert platform.rows(raw) == [(0,)]
     return there
 
 
@@ -101,41 +109,17 @@ def new(ui: Ui, known: set[str]) -> list[dict[str, Any]]:
     return came
 
 
-def test_a_file_that_came_while_nothing_ran_is_loaded(
+def test_files_that_came_while_nothing_ran_run_their_days_and_then_what_is_made_of_them(
     ui: Ui, known: set[str], before: dict[str, tuple[int, int]]
 ) -> None:
-    day, *marts = new(ui, known)
-    assert day_of(day) == BEFORE
-    assert [step for step in steps(day) if step in STEPS] == STEPS
-    assert [selected(run) for run in marts] == [MARTS]
-    assert {run["status"] for run in (day, *marts)} == {"SUCCESS"}
-    raw, mart = before[BEFORE]
-    assert flights(ui.platform, BEFORE) == (raw - 1, mart - 1)
-
-
-def test_a_replay_lets_days_come_as_new(
-    ui: Ui, known: set[str], before: dict[str, tuple[int, int]]
-) -> None:
-    ended = ui.platform.mesh(
-        *("replay", "flights", "--from", BEFORE, "--days", "2", "--every", "100ms", "--again")
-    )
-    assert ended.code == 2
-    assert "must be a number with s, m, h or d after it" in ended.err
-    refused = ui.platform.mesh("replay", "flights", "--from", "2014-01-01")
-    assert refused.code == 1
-    assert "have no flights on 2014-01-01" in refused.err
-    ended = ui.platform.mesh(
-        *("replay", "flights", "--from", BEFORE, "--days", "2", "--every", "0s", "--again")
-    )
-    assert ended.code == 0, ended.err
-    assert f"2 of 2: landing/flights/flights/flights_{DAY}.csv" in ended.out
-    *days, marts = new(ui, known)
-    # Both at once, unless the sensor looked between them.
-    assert len(days) <= 2
+    days, marts = new(ui, known)
+    assert days_of(days) == (BEFORE, DAY)
+    assert [step for step in steps(days) if step in STEPS] == STEPS
     assert selected(marts) == MARTS
-    assert {run["status"] for run in (*days, marts)} == {"SUCCESS"}
-    # The reference data's own, with the flight that the correction left out.
-    assert {day: flights(ui.platform, day) for day in before} == before
+    assert {run["status"] for run in (days, marts)} == {"SUCCESS"}
+    assert flights(ui.platform, BEFORE) == before[BEFORE]
+    raw, mart = before[DAY]
+    assert flights(ui.platform, DAY) == (raw - 1, mart - 1)
 
 
 def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
@@ -156,7 +140,7 @@ def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
         "fleet": "SUCCESS",
         "flights": "SUCCESS",
     }
-    assert day_of(by_domain["flights"]) == DAY
+    assert days_of(by_domain["flights"]) == (DAY, DAY)
     assert selected(by_domain["fleet"]) == {"planes"}
     assert steps(by_domain["fleet"]) == [
         "airbyte_fleet_register",
@@ -164,3 +148,12 @@ def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
         "expect_fleet_raw_planes",
     ]
     assert ui.platform.rows(loads) == before
+
+
+def test_a_replay_of_what_there_is_not_is_refused(platform: Platform, first_run: Ended) -> None:
+    refused = platform.mesh("replay", "flights", "--from", "2014-01-01")
+    assert refused.code == 1
+    assert "have no flights on 2014-01-01" in refused.err
+    refused = platform.mesh("replay", "flights", "--from", BEFORE, "--every", "100ms")
+    assert refused.code == 2
+    assert "must be a number with s, m, h or d after it" in refused.err
