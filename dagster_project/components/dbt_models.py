@@ -36,6 +36,7 @@ from dagster_project.transformation.versions import (
     node_table,
     read_built,
     read_shape,
+    record_building,
     record_built,
 )
 
@@ -190,6 +191,7 @@ def _whole(
                 yield _unchanged(outputs[unique_id], url, tables[unique_id], version)
         tests = Tests(context, manifest, built, stale, refused)
         yield from tests.standing()
+        record_building(url, {tables[unique_id]: [""] for unique_id in stale})
         for event in _run(context, url, manifest, [nodes[u]["name"] for u in stale], tests):
             unique_id = selected.get(getattr(event, "output_name", ""), "")
             if not unique_id:
@@ -237,6 +239,7 @@ def _daily(
         built.model_partitions[table] = built.model_partitions.get(table, {}) | stale
         tests = Tests(context, manifest, built, [unique_id] if stale else (), refused)
         yield from tests.standing()
+        record_building(url, {table: stale} if stale else {})
         for event in _run(context, url, manifest, [name] if stale else [], tests, sorted(stale)):
             if getattr(event, "output_name", None) != output:
                 yield event

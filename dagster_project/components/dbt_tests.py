@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import orjson
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from dagster_project.transformation.versions import Built, digest, node_table
@@ -15,8 +16,19 @@ _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
 }
-#: What a verdict is about: a digest of the versions of the tables that the test reads.
+#: What a verdict is about: a digest of the test, and of the versions of the tables that it reads.
 _TESTED = "tested versions"
+
+
+def _code(manifest: Mapping[str, Any], test: Mapping[str, Any]) -> list[str]:
+    """What the test asks, and how it judges the answer."""
+    macros = [manifest["macros"].get(name) or {} for name in test["depends_on"]["macros"]]
+    asked = [test["config"], test.get("test_metadata")]
+    return [
+        test["raw_code"],
+        orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode(),
+        *(macro.get("macro_sql", "") for macro in macros),
+    ]
 
 
 class Tests:
@@ -51,7 +63,10 @@ class Tests:
                 continue
             parents = self._nodes[key.name]["depends_on"]["nodes"]
             tables = [node_table(nodes[parent]) for parent in parents if parent in nodes]
-            self._tested[key.name] = digest(*(f"{t}={built.version(t)}" for t in sorted(tables)))
+            self._tested[key.name] = digest(
+                *(f"{t}={built.version(t)}" for t in sorted(tables)),
+                *_code(manifest, self._nodes[key.name]),
+            )
             stands = None if set(parents) & set(changed) else self._verdict(context, key)
             if stands:
                 self._standing.append(stands)

@@ -17,6 +17,9 @@ from dagster_project.identity import DBT_PROJECT, Table, quoted
 from dagster_project.warehouse.connection import connect
 from dagster_project.warehouse.ledger import LOCK, STATEMENTS
 
+#: The version of what is being built, or was when a build was ended: no check has seen it.
+BUILDING = "building"
+
 
 def node_table(node: Mapping[str, Any]) -> Table:
     """The relation of a dbt model or source."""
@@ -255,6 +258,15 @@ def record_built(url: str, table: Table, versions: Mapping[str, str]) -> None:
             "DO UPDATE SET version = excluded.version, built_at = now()",
             [(table.schema, table.name, part, version) for part, version in versions.items()],
         )
+
+
+def record_building(url: str, tables: Mapping[Table, Iterable[str]]) -> None:
+    """Note that tables, or partitions of them, are about to be built, before dbt touches them.
+
+    Whatever happens from then on, they do not count as what they were, which was checked.
+    """
+    for table, partitions in tables.items():
+        record_built(url, table, dict.fromkeys(partitions, BUILDING))
 
 
 @dataclass(frozen=True, slots=True)

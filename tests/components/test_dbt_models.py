@@ -1,14 +1,19 @@
 """dbt models as assets: what is built, what is left alone, what a failed test does next time."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import dagster as dg
 import psycopg
 import pytest
 
+from dagster_project.components import dbt_models, dbt_tests
+from dagster_project.identity import Table
 from dagster_project.locations.location import domain_definitions
 from dagster_project.settings import get_settings
+from dagster_project.transformation.versions import read_built
 
 STEPS = [f"transform_fleet_{table}" for table in ("airlines", "airports", "planes")]
 RAW = """
@@ -123,3 +128,48 @@ def test_a_failed_test_is_looked_at_again(raw: str, instance: dg.DagsterInstance
     assert third.success
     assert len(built(third)) == 6
     assert failed(third) == set()
+
+
+def test_what_a_build_may_have_changed_does_not_count_as_what_it_was(
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step ends between dbt's commit and its being noted."""
+    assert build(instance).success
+    before = read_built(raw).models[Table("fleet", "dim_airlines")]
+    with psycopg.connect(raw) as connection:
+        connection.execute("UPDATE fleet_raw.airlines SET name = 'United'")
+        connection.execute(
+            "INSERT INTO mesh.tables (table_schema, table_name, version, position, rows, load_id, "
+            "changed_at) VALUES ('fleet_raw', 'airlines', 'new', 0, 1, 'a load', now())"
+        )
+    monkeypatch.setattr(dbt_models, "blocks", lambda *_: [])
+    with monkeypatch.context() as ended:
+        ended.setattr(dbt_models, "record_built", lambda *_: sys.exit("killed"))
+        assert not build(instance).success
+    version = read_built(raw).models[Table("fleet", "dim_airlines")]
+    assert version not in ("", before)
+    assert "dim_airlines" in built(build(instance))
+    assert read_built(raw).models[Table("fleet", "dim_airlines")] not in (version, before)
+
+
+def test_a_test_that_was_edited_is_run_again(
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stands(result: dg.ExecuteInProcessResult) -> set[str]:
+        """The checks whose verdict was not found anew."""
+        found = result.get_asset_check_evaluations()
+        return {check.check_name for check in found if "as found by" in check.metadata}
+
+    assert build(instance).success
+    named = "not_null_dim_airlines_carrier_name"
+    assert named in stands(build(instance))
+    code = dbt_tests._code
+
+    def edited(manifest: Mapping[str, Any], test: Mapping[str, Any]) -> list[str]:
+        config = test["config"] | ({"error_if": ">2"} if test["name"] == named else {})
+        return code(manifest, {**test, "config": config})
+
+    monkeypatch.setattr(dbt_tests, "_code", edited)
+    again = stands(build(instance))
+    assert again
+    assert named not in again
