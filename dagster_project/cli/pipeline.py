@@ -11,7 +11,7 @@ from dagster_project.ingestion.landing import days_waiting, landed
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
 from dagster_project.orchestration.runs import STARTED_BY, RunRequest, execute
-from dagster_project.quality.standing import blocks
+from dagster_project.quality.blocking import blocks
 from dagster_project.reference import delivery
 from dagster_project.reference.data import data_folder
 from dagster_project.settings import Settings, get_settings, warehouse_url

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Self
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtP
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from pydantic import Field
 
+from dagster_project.components.dbt_inputs import Inputs, refused_models, say_left_out
 from dagster_project.components.dbt_tests import Tests
 from dagster_project.components.folder import domain_of
 from dagster_project.components.landing_feed import feed_partitions
@@ -20,10 +21,9 @@ from dagster_project.failures import DeclarationError
 from dagster_project.identity import DBT_PROJECT, Table, fitting, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed
 from dagster_project.orchestration.conditions import when_inputs_change
-from dagster_project.quality.standing import Block, blocks, reasons
 from dagster_project.quality.suites import critical_checks
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
-from dagster_project.transformation.groups import left_out, model_groups, products_of, read_tables
+from dagster_project.transformation.groups import model_groups, read_tables
 from dagster_project.transformation.invocation import build as dbt_build
 from dagster_project.transformation.project import read_manifest
 from dagster_project.transformation.tested import refuse_tests_of_no_model
@@ -174,12 +174,13 @@ def _whole(
         selected = _selected(context, manifest)
         nodes = models(manifest)
         tables = {unique_id: node_table(nodes[unique_id]) for unique_id in selected.values()}
+        inputs = Inputs(url, manifest, tables)
         built = read_built(url)
         if config.rebuild:
             for table in tables.values():
                 built.models.pop(table, None)
         decision = decide(manifest, set(tables), built)
-        refused = _refused(url, manifest, decision.versions)
+        refused = refused_models(url, manifest, decision.versions)
         outputs = {unique_id: output for output, unique_id in selected.items()}
         stale = [unique_id for unique_id in decision.stale if unique_id not in refused]
         for unique_id, version in decision.versions.items():
@@ -189,7 +190,7 @@ def _whole(
             # of these comes after one that is.
             if unique_id not in refused and unique_id not in stale:
                 yield _unchanged(outputs[unique_id], url, tables[unique_id], version)
-        tests = Tests(context, manifest, built, stale, refused)
+        tests = Tests(context, url, manifest, built, stale, refused)
         yield from tests.standing()
         record_building(url, {tables[unique_id]: [""] for unique_id in stale})
         for event in _run(context, url, manifest, [nodes[u]["name"] for u in stale], tests):
@@ -197,9 +198,11 @@ def _whole(
             if not unique_id:
                 yield event
                 continue
+            if inputs.is_disturbed(unique_id):
+                continue
             record_built(url, tables[unique_id], {"": decision.versions[unique_id]})
             yield _output(event, url, tables[unique_id], decision.versions[unique_id])
-        _say_refused(manifest, refused)
+        say_left_out(context, manifest, refused, inputs)
 
     return build
 
@@ -226,7 +229,8 @@ def _daily(
         table = node_table(models(manifest)[unique_id])
         (output,) = _selected(context, manifest) or (None,)
         days = context.partition_keys
-        refused = _refused(url, manifest, [unique_id], days) if output else {}
+        inputs = Inputs(url, manifest, [unique_id] if output else [], days)
+        refused = refused_models(url, manifest, [unique_id], days) if output else {}
         built = read_built(url)
         if config.rebuild:
             built.model_partitions.pop(table, None)
@@ -237,16 +241,18 @@ def _daily(
             before = _version_before(context, table, days)
             yield _unchanged(output, url, table, before or built.version(table, days))
         built.model_partitions[table] = built.model_partitions.get(table, {}) | stale
-        tests = Tests(context, manifest, built, [unique_id] if stale else (), refused)
+        tests = Tests(context, url, manifest, built, [unique_id] if stale else (), refused)
         yield from tests.standing()
         record_building(url, {table: stale} if stale else {})
         for event in _run(context, url, manifest, [name] if stale else [], tests, sorted(stale)):
             if getattr(event, "output_name", None) != output:
                 yield event
                 continue
+            if inputs.is_disturbed(unique_id):
+                continue
             record_built(url, table, stale)
             yield _output(event, url, table, read_built(url).version(table, days))
-        _say_refused(manifest, refused)
+        say_left_out(context, manifest, refused, inputs)
 
     return build
 
@@ -276,51 +282,6 @@ def _selected(context: dg.AssetExecutionContext, manifest: Mapping[str, Any]) ->
     }
 
 
-def _refused(
-    url: str,
-    manifest: Mapping[str, Any],
-    unique_ids: Iterable[str],
-    days: Collection[str] | None = None,
-) -> dict[str, list[Block]]:
-    """Models that must not be built, with the critical checks of what they need that say so.
-
-    A run's own checks stop its steps by themselves. This is about what other runs left: a check
-    that stands failed, of another domain's data product or of a table that is not loaded in this
-    run, and a table that changed since it was checked.
-    """
-    ordered = list(unique_ids)
-    read = set().union(*(read_tables(manifest, unique_id) for unique_id in ordered))
-    own = {node_table(manifest["nodes"][unique_id]) for unique_id in ordered}
-    made_of = {table: products_of(manifest, table) for table in read - own}
-    found = blocks(url, set().union(*made_of.values()), days)
-    because = {
-        # What a product was made of and changed since is not in it yet.
-        table: [b for b in found if b.table == table or (b.failed and b.table in tables)]
-        for table, tables in made_of.items()
-    }
-    out = left_out(manifest, ordered, {table for table, why in because.items() if why})
-    return {
-        unique_id: list(dict.fromkeys(b for table in tables for b in because[table]))
-        for unique_id, tables in out.items()
-    }
-
-
-def _say_refused(manifest: Mapping[str, Any], refused: Mapping[str, Sequence[Block]]) -> None:
-    """Fail the step for what it left out."""
-    if not refused:
-        return
-    because = {block for blocked in refused.values() for block in blocked}
-    why = reasons(because)
-    names = ", ".join(manifest["nodes"][unique_id]["name"] for unique_id in refused)
-    mend = "Mend the data, then run" if any(block.failed for block in because) else "Run"
-    raise dg.Failure(
-        f"left out: {names}. Critical checks of what they read do not say that it is sound: "
-        f"{why}. {mend} these checks, and then these models",
-        metadata={"left out": names, "because": why},
-        allow_retries=False,
-    )
-
-
 def _run(
     context: dg.AssetExecutionContext,
     url: str,
@@ -330,6 +291,7 @@ def _run(
     days: list[str] | None = None,
 ) -> Iterator[Any]:
     """dbt's events for these models and for the tests that are to be run; none runs nothing."""
+    tests.begin()
     if not names and not tests.to_run:
         context.log.info("every selected model is up to date")
         return

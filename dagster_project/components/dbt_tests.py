@@ -10,7 +10,11 @@ import dagster as dg
 import orjson
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from dagster_project.transformation.versions import Built, digest, node_table
+from dagster_project.identity import Table
+from dagster_project.quality.standing import TestVerdict, record_tests
+from dagster_project.quality.suites import Severity
+from dagster_project.transformation.versions import Built, node_table
+from dagster_project.warehouse.ledger import digest
 
 _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
@@ -36,11 +40,13 @@ class Tests:
 
     A verdict stands as long as none of the tables that the test reads changed. A test that has no
     verdict, or failed, is run again: a failure is never left behind by a model's being up to date.
+    What tests said lies beside the tables, too, so that a run of another domain knows it.
     """
 
     def __init__(
         self,
         context: dg.AssetExecutionContext,
+        url: str,
         manifest: Mapping[str, Any],
         built: Built,
         changed: Collection[str] = (),
@@ -53,6 +59,16 @@ class Tests:
         self._nodes = {
             node["name"]: node for node in nodes.values() if node["resource_type"] == "test"
         }
+        self._url, self._run_id = url, context.run.run_id
+        self._tables = {
+            key.name: Table(*key.asset_key.path[-2:]) for key in context.selected_asset_check_keys
+        }
+        self._versions = {table: built.version(table) for table in self._tables.values()}
+        self._existing: dict[Table, list[str]] = {
+            Table(*key.path[-2:]): [] for key in context.assets_def.keys
+        }
+        for key in context.assets_def.check_keys:
+            self._existing[Table(*key.asset_key.path[-2:])].append(key.name)
         self._tested: dict[str, str] = {}
         self._standing: list[dg.AssetCheckResult] = []
         #: The names of those to run.
@@ -76,6 +92,18 @@ class Tests:
     def standing(self) -> Iterator[dg.AssetCheckResult]:
         """The verdicts that stand."""
         yield from self._standing
+
+    def begin(self) -> None:
+        """Note, before dbt starts, of which tests nobody knows what they say.
+
+        Whatever happens from then on, what they said before is not said of what dbt builds.
+        """
+        waiting: dict[Table, list[TestVerdict]] = {}
+        for name in self.to_run:
+            if str(self._nodes[name]["config"]["severity"]).lower() == "error":
+                unknown = TestVerdict(name, Severity.CRITICAL, passed=False)
+                waiting.setdefault(self._tables[name], []).append(unknown)
+        record_tests(self._url, waiting, self._run_id, self._existing)
 
     def _verdict(
         self, context: dg.AssetExecutionContext, key: dg.AssetCheckKey
@@ -102,8 +130,21 @@ class Tests:
         )
 
     def shown(self, result: dg.AssetCheckResult, target: Path) -> dg.AssetCheckResult:
-        """The result with the query that found it, which dbt compiled into the folder `target`."""
+        """The result with the query that found it, which dbt compiled into the folder `target`.
+
+        It is noted beside the table.
+        """
         assert result.check_name
+        table = self._tables[result.check_name]
+        severity = (
+            Severity.CRITICAL
+            if result.severity is dg.AssetCheckSeverity.ERROR
+            else Severity.WARNING
+        )
+        verdict = TestVerdict(
+            result.check_name, severity, bool(result.passed), self._versions[table]
+        )
+        record_tests(self._url, {table: [verdict]}, self._run_id)
         node = self._nodes[result.check_name]
         metadata: dict[str, Any] = {**(result.metadata or {})}
         metadata[_TESTED] = self._tested[result.check_name]

@@ -13,7 +13,8 @@ from dagster_project.quality.drift import examine
 from dagster_project.quality.drift_report import DriftReport
 from dagster_project.quality.outcome import Partitions
 from dagster_project.quality.suites import Drift
-from dagster_project.transformation.versions import Built, digest, read_built
+from dagster_project.transformation.versions import Built, read_built
+from dagster_project.warehouse.ledger import digest
 
 DRIFT_CHECK = "drift"
 _EVALUATED = {

@@ -26,7 +26,7 @@ from dagster_project.quality.outcome import Outcome, Partitions, Validation
 from dagster_project.quality.quarantine import quarantine
 from dagster_project.quality.results import docs_link, keep
 from dagster_project.quality.server import validate_here_or_there
-from dagster_project.quality.standing import Failure, record, versions_held
+from dagster_project.quality.standing import Failure, partitions_known, record, versions_held
 from dagster_project.quality.suites import Expectation, Severity, Suite, read_suites
 from dagster_project.settings import EXPECTATIONS, get_settings, warehouse_url
 from dagster_project.warehouse.rejects import rejects_share
@@ -122,23 +122,23 @@ def suite_checks(
         partitions: Partitions | None,
     ) -> Iterator[dg.AssetCheckResult]:
         run_id = context.run.run_id
-        severities = {check: each.severity.value for check, each in expectations.items()}
         request = Request(suite, asked, partitions, personal)
-        versions = versions_held(url, suite.table)
+        versions = versions_held(url, suite.table)[suite.table]
         try:
             validation = validate_here_or_there(url, request)
             first = validation.outcomes
             refused = _quarantined(url, suite, expectations, first, partitions, run_id)
-            if any(refused.values()):
-                # Of the rows that are left. What was refused is told as it was found.
-                versions = versions_held(url, suite.table)
+            if refused:
+                # Of the rows that are left, whether this run set them aside or another did
+                # meanwhile. What was refused is told as it was found.
+                versions = versions_held(url, suite.table)[suite.table]
                 validation = validate_here_or_there(url, request)
         except Exception as error:
             # What nobody could look at is not known to be sound.
             unknown = [
                 Outcome(check, False, error=str(error), failed={"": None}) for check in asked
             ]
-            record(url, suite.table, unknown, severities, partitions, versions, run_id)
+            record(url, suite.table, unknown, expectations, partitions, versions, run_id)
             raise
         found = {outcome.check: outcome for outcome in first}
         outcomes = [
@@ -147,7 +147,7 @@ def suite_checks(
             else outcome
             for outcome in validation.outcomes
         ]
-        standing = record(url, suite.table, outcomes, severities, partitions, versions, run_id)
+        standing = record(url, suite.table, outcomes, expectations, partitions, versions, run_id)
         link = _kept(context, suite, partitions, validation)
         for outcome in outcomes:
             told = {"full result": link}
@@ -200,14 +200,18 @@ def _kept(
 def _partitions(
     tags: Mapping[str, str], partitioned: PartitionedTable, url: str
 ) -> Partitions | None:
-    """The run's partitions; in a run of none, those that the table has; None if it has none."""
+    """The run's partitions; in a run of none, those that the table has; None if it has none.
+
+    It has those, too, of which the ledger or a verdict knows and no row is left.
+    """
     single = tags.get(PARTITION_NAME_TAG)
     first = tags.get(ASSET_PARTITION_RANGE_START_TAG, single)
     last = tags.get(ASSET_PARTITION_RANGE_END_TAG, single)
     if first and last:
         keys = partitioned.definition.get_partition_keys_in_range(dg.PartitionKeyRange(first, last))
     else:
-        keys = partitioned.held(url)
+        known = partitions_known(url, partitioned.table).union(partitioned.held(url))
+        keys = [key for key in partitioned.definition.get_partition_keys() if key in known]
     return Partitions(partitioned.column, tuple(keys)) if keys else None
 
 

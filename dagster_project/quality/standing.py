@@ -6,35 +6,33 @@ so until the same partition passes. What changed since it was checked is not kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.identity import Table
 from dagster_project.quality.outcome import Outcome, Partitions
-from dagster_project.quality.suites import critical_checks
+from dagster_project.quality.suites import Expectation, Severity
 from dagster_project.warehouse.connection import connect
-from dagster_project.warehouse.ledger import LOCK, STATEMENTS
+from dagster_project.warehouse.ledger import LOCK, prepare
 
 if TYPE_CHECKING:
     import psycopg
 
-_CREATE = """CREATE TABLE IF NOT EXISTS mesh.verdicts (
-    table_schema text NOT NULL, table_name text NOT NULL, check_name text NOT NULL,
-    partition text NOT NULL DEFAULT '', severity text NOT NULL, passed boolean NOT NULL,
-    unexpected bigint, version text NOT NULL, since timestamptz NOT NULL, run_id text NOT NULL,
-    PRIMARY KEY (table_schema, table_name, check_name, partition))"""
-#: What tables hold: a version each, or one a partition.
-_HELD = """SELECT table_schema, table_name, partition, version FROM (
+#: What these tables hold: a version each, or one a partition.
+HELD = """SELECT table_schema, table_name, partition, version FROM (
     SELECT table_schema, table_name, partition, version FROM mesh.partitions
     UNION ALL SELECT table_schema, table_name, partition, version FROM mesh.models
     UNION ALL SELECT table_schema, table_name, '', version FROM mesh.tables t WHERE NOT EXISTS (
         SELECT 1 FROM mesh.partitions p
         WHERE (p.table_schema, p.table_name) = (t.table_schema, t.table_name))
     ) AS held WHERE table_schema || '.' || table_name = ANY(%s)"""
-#: Checks, and partitions, that are named at most.
-_SHOWN = 5
+#: What said a verdict.
+EXPECTATION, DBT_TEST = "expectation", "dbt test"
+#: The version of which a test's verdict is that has not been found yet.
+NOT_RUN = "not run"
+_OF_TABLE = "table_schema = %(schema)s AND table_name = %(name)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,98 +49,103 @@ class Failure:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Why a table must not be used: a critical check."""
+def versions_held(url: str, *tables: Table) -> dict[Table, dict[str, str]]:
+    """What tables hold, by partition; the empty one is the whole table. None if none knows.
 
-    table: Table
-    check: str
-    #: The partitions it is so of; none for a table as a whole.
-    partitions: tuple[str, ...]
-    #: It failed; else nobody looked since the data changed.
-    failed: bool
-
-
-def reasons(found: Iterable[Block]) -> str:
-    """Blocks in words, those of one table together."""
-    by_table: dict[tuple[Table, bool], list[Block]] = {}
-    for block in sorted(found, key=lambda block: (block.table, not block.failed, block.check)):
-        by_table.setdefault((block.table, block.failed), []).append(block)
-    told = []
-    for (table, failed), of_table in by_table.items():
-        checks = _listed([block.check for block in of_table])
-        days = sorted({key for block in of_table for key in block.partitions})
-        words = "failed" if failed else "not run since the data changed"
-        told.append(f"{table}: {checks} {words}{f' ({_listed(days)})' if days else ''}")
-    return "; ".join(told)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names, of many only the first."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _prepare(connection: psycopg.Connection[Any]) -> None:
-    there = connection.execute("SELECT to_regclass('mesh.verdicts') IS NOT NULL").fetchone()
-    if there == (True,):
-        return
-    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('mesh'))", [LOCK])
-    for statement in (*STATEMENTS, _CREATE):
-        connection.execute(statement.encode())
-
-
-def versions_held(url: str, table: Table) -> dict[str, str]:
-    """What a table holds, by partition; the empty one is the whole table. None if none knows.
-
-    To be read before a check looks at the table: what is loaded meanwhile then is not taken for
+    To be read before a check looks at a table: what is loaded meanwhile then is not taken for
     checked.
     """
-    with connect(url, f"reading what {table} holds") as connection:
-        _prepare(connection)
-        return {row[2]: row[3] for row in connection.execute(_HELD, [[str(table)]])}
+    names = [str(table) for table in tables]
+    held: dict[Table, dict[str, str]] = {table: {} for table in tables}
+    if not tables:
+        return held
+    with connect(url, f"reading what {', '.join(names)} holds") as connection:
+        prepare(connection)
+        for schema, name, partition, version in connection.execute(HELD, [names]):
+            held[Table(schema, name)][partition] = version
+    return held
+
+
+def partitions_known(url: str, table: Table) -> set[str]:
+    """The partitions that the ledger, or a verdict, knows of a table, with rows or without."""
+    with connect(url, f"reading the partitions of {table}") as connection:
+        prepare(connection)
+        rows = connection.execute(
+            f"SELECT partition FROM ({HELD}) AS held UNION SELECT partition FROM mesh.verdicts "
+            "WHERE (table_schema, table_name) = (%s, %s)",
+            [[str(table)], table.schema, table.name],
+        )
+        return {partition for (partition,) in rows if partition}
 
 
 def record(
     url: str,
     table: Table,
     outcomes: Sequence[Outcome],
-    severities: Mapping[str, str],
+    expectations: Mapping[str, Expectation],
     partitions: Partitions | None,
     versions: Mapping[str, str],
     run_id: str,
 ) -> dict[str, list[Failure]]:
     """Note these outcomes; what of the table's checks stands failed then, by check.
 
-    `severities` are of all checks that the table has: what is known of others is forgotten.
-    `versions` are what `versions_held` said before the checks looked.
+    `expectations` are all that the table has: what is known of others is forgotten. `versions` are
+    what `versions_held` said before the checks looked: an outcome of what the table holds no more
+    takes no place of one of what it holds now.
     """
-    where = "table_schema = %(schema)s AND table_name = %(name)s"
     named = {"schema": table.schema, "name": table.name}
     with connect(url, f"noting the checks of {table}") as connection:
-        _prepare(connection)
-        # Two runs that check the same table note it one after the other.
+        prepare(connection)
+        _lock(connection, table)
         connection.execute(
-            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [LOCK, f"verdicts of {table}"]
+            f"DELETE FROM mesh.verdicts WHERE {_OF_TABLE} AND kind = %(kind)s "
+            "AND NOT check_name = ANY(%(checks)s)",
+            named | {"kind": EXPECTATION, "checks": list(expectations)},
         )
         connection.execute(
-            f"DELETE FROM mesh.verdicts WHERE {where} AND NOT check_name = ANY(%(checks)s)",
-            named | {"checks": list(severities)},
+            "UPDATE mesh.verdicts v SET severity = said.severity "
+            "FROM unnest(%(checks)s::text[], %(severities)s::text[]) AS said (name, severity) "
+            f"WHERE {_OF_TABLE} AND check_name = said.name AND v.severity <> said.severity",
+            named
+            | {
+                "checks": list(expectations),
+                "severities": [each.severity.value for each in expectations.values()],
+            },
         )
-        for check, severity in severities.items():
-            connection.execute(
-                f"UPDATE mesh.verdicts SET severity = %(severity)s WHERE {where} "
-                "AND check_name = %(check)s AND severity <> %(severity)s",
-                named | {"check": check, "severity": severity},
-            )
+        now = {key: version for _, _, key, version in connection.execute(HELD, [[str(table)]])}
         for outcome in outcomes:
+            # What could not be found out of a partition by itself is told of all: nothing else is
+            # known.
+            whole = "" in outcome.failed or not partitions
+            keys = [""] if whole or not partitions else list(partitions.keys)
+            if "" not in outcome.failed:
+                # As the table has partitions now, or has none now.
+                connection.execute(
+                    f"DELETE FROM mesh.verdicts WHERE {_OF_TABLE} "
+                    "AND check_name = %(check)s AND (partition = '') <> %(whole)s",
+                    named | {"check": outcome.check, "whole": whole},
+                )
+            expectation = expectations[outcome.check]
             _note(
-                connection, table, outcome, severities[outcome.check], partitions, versions, run_id
+                connection,
+                table,
+                outcome.check,
+                {
+                    "kind": EXPECTATION,
+                    "severity": expectation.severity.value,
+                    "asked": expectation.asked,
+                    "run": run_id,
+                    "keys": keys,
+                    "passed": [key not in outcome.failed for key in keys],
+                    "unexpected": [outcome.failed.get(key) for key in keys],
+                    "versions": [versions.get(key, "") for key in keys],
+                    "now": [now.get(key, "") for key in keys],
+                },
             )
         rows = connection.execute(
             "SELECT check_name, partition, unexpected, since, run_id FROM mesh.verdicts "
-            f"WHERE {where} AND NOT passed ORDER BY check_name, partition",
-            named,
+            f"WHERE {_OF_TABLE} AND NOT passed AND kind = %(kind)s ORDER BY check_name, partition",
+            named | {"kind": EXPECTATION},
         ).fetchall()
     standing: dict[str, list[Failure]] = {}
     for row in rows:
@@ -150,94 +153,88 @@ def record(
     return standing
 
 
-def _note(
-    connection: psycopg.Connection[Any],
-    table: Table,
-    outcome: Outcome,
-    severity: str,
-    partitions: Partitions | None,
-    versions: Mapping[str, str],
+@dataclass(frozen=True, slots=True)
+class TestVerdict:
+    """What one of dbt's tests said of the table that it is a check of."""
+
+    test: str
+    severity: Severity
+    passed: bool
+    #: The version of the table that it is about; NOT_RUN before it has said anything.
+    version: str = NOT_RUN
+
+
+def record_tests(
+    url: str,
+    verdicts: Mapping[Table, Collection[TestVerdict]],
     run_id: str,
+    existing: Mapping[Table, Collection[str]] | None = None,
 ) -> None:
-    # What could not be found out of a partition by itself is told of all: nothing else is known.
-    keys = [""] if "" in outcome.failed or not partitions else list(partitions.keys)
-    if "" not in outcome.failed:
-        # As the table has partitions now, or has none now.
-        connection.execute(
-            "DELETE FROM mesh.verdicts WHERE (table_schema, table_name, check_name) = (%s, %s, %s) "
-            "AND (partition = '') <> %s",
-            [table.schema, table.name, outcome.check, not partitions],
-        )
+    """Note what dbt's tests of tables said, or, before they are run, that nobody knows.
+
+    `existing` are all tests that tables have, if given: what is known of others is forgotten.
+    """
+    with connect(url, "noting what dbt's tests said") as connection:
+        prepare(connection)
+        for table in sorted({*verdicts, *(existing or ())}):
+            _lock(connection, table)
+        for table, tests in (existing or {}).items():
+            connection.execute(
+                f"DELETE FROM mesh.verdicts WHERE {_OF_TABLE} AND kind = %(kind)s "
+                "AND NOT check_name = ANY(%(tests)s)",
+                {
+                    "schema": table.schema,
+                    "name": table.name,
+                    "kind": DBT_TEST,
+                    "tests": list(tests),
+                },
+            )
+        for table, found in verdicts.items():
+            for verdict in found:
+                said = {
+                    "kind": DBT_TEST,
+                    "severity": verdict.severity.value,
+                    "asked": "",
+                    "run": run_id,
+                    "keys": [""],
+                    "passed": [verdict.passed],
+                    "unexpected": [None],
+                    "versions": [verdict.version],
+                    "now": [""],
+                }
+                _note(connection, table, verdict.test, said)
+
+
+def _lock(connection: psycopg.Connection[Any], table: Table) -> None:
+    """Two runs that check the same table note it one after the other."""
     connection.execute(
-        "INSERT INTO mesh.verdicts AS v SELECT %(schema)s, %(name)s, %(check)s, said.partition, "
-        "%(severity)s, said.passed, said.unexpected, said.version, now(), %(run)s "
-        "FROM unnest(%(keys)s::text[], %(passed)s::boolean[], %(unexpected)s::bigint[], "
-        "%(versions)s::text[]) AS said (partition, passed, unexpected, version) "
-        "ON CONFLICT (table_schema, table_name, check_name, partition) DO UPDATE SET "
-        "severity = excluded.severity, passed = excluded.passed, version = excluded.version, "
-        "unexpected = excluded.unexpected, "
-        "since = CASE WHEN v.passed = excluded.passed THEN v.since ELSE excluded.since END, "
-        "run_id = CASE WHEN v.passed = excluded.passed THEN v.run_id ELSE excluded.run_id END "
-        "WHERE (v.severity, v.passed, v.version) <> "
-        "(excluded.severity, excluded.passed, excluded.version) "
-        "OR v.unexpected IS DISTINCT FROM excluded.unexpected",
-        {
-            "schema": table.schema,
-            "name": table.name,
-            "check": outcome.check,
-            "severity": severity,
-            "run": run_id,
-            "keys": keys,
-            "passed": [key not in outcome.failed for key in keys],
-            "unexpected": [outcome.failed.get(key) for key in keys],
-            "versions": [versions.get(key, "") for key in keys],
-        },
+        "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [LOCK, f"verdicts of {table}"]
     )
 
 
-def blocks(
-    url: str, tables: Collection[Table], partitions: Collection[str] | None = None
-) -> list[Block]:
-    """Why some of these tables must not be used: a critical check failed, or has not looked yet.
-
-    Of a partitioned one only what is so of these partitions counts, if any are given. A table of
-    which nobody knows what it holds, as no load and no build made it, counts as looked at.
-    """
-    critical = {each: checks for each in tables if (checks := critical_checks(each))}
-    if not critical:
-        return []
-    names = [str(table) for table in critical]
-    with connect(url, "reading which checks stand failed") as connection:
-        _prepare(connection)
-        held: dict[Table, dict[str, str]] = {}
-        for schema, name, partition, version in connection.execute(_HELD, [names]):
-            held.setdefault(Table(schema, name), {})[partition] = version
-        rows = connection.execute(
-            "SELECT table_schema, table_name, check_name, partition, passed, version "
-            "FROM mesh.verdicts WHERE table_schema || '.' || table_name = ANY(%s)",
-            [names],
-        ).fetchall()
-    said: dict[tuple[Table, str], dict[str, tuple[bool, str]]] = {}
-    for schema, name, check, partition, passed, version in rows:
-        said.setdefault((Table(schema, name), check), {})[partition] = (passed, version)
-
-    def meant(key: str) -> bool:
-        return not key or partitions is None or key in partitions
-
-    found = []
-    for table, check in sorted(
-        (each, check) for each, checks in critical.items() for check in checks
-    ):
-        verdicts = said.get((table, check), {})
-        failed = {key for key, (passed, _) in verdicts.items() if not passed and meant(key)}
-        unseen = {
-            key
-            for key, version in held.get(table, {}).items()
-            if meant(key) and not {key, ""} & failed and verdicts.get(key) != (True, version)
-        }
-        found += [
-            Block(table, check, tuple(sorted(key for key in keys if key)), keys is failed)
-            for keys in (failed, unseen)
-            if keys
-        ]
-    return found
+def _note(
+    connection: psycopg.Connection[Any], table: Table, check: str, said: Mapping[str, Any]
+) -> None:
+    connection.execute(
+        "INSERT INTO mesh.verdicts AS v (table_schema, table_name, check_name, partition, "
+        "severity, passed, unexpected, version, since, run_id, kind, asked) "
+        "SELECT %(schema)s, %(name)s, %(check)s, said.partition, %(severity)s, said.passed, "
+        "said.unexpected, said.version, now(), %(run)s, %(kind)s, %(asked)s "
+        "FROM unnest(%(keys)s::text[], %(passed)s::boolean[], %(unexpected)s::bigint[], "
+        "%(versions)s::text[], %(now)s::text[]) AS said (partition, passed, unexpected, version, "
+        "now) LEFT JOIN mesh.verdicts AS stands ON (stands.table_schema, stands.table_name, "
+        "stands.check_name, stands.partition, stands.asked) "
+        "= (%(schema)s, %(name)s, %(check)s, said.partition, %(asked)s) "
+        # Somebody checked what came meanwhile.
+        "WHERE said.now = '' OR said.version = said.now "
+        "OR stands.version IS DISTINCT FROM said.now "
+        "ON CONFLICT (table_schema, table_name, check_name, partition) DO UPDATE SET "
+        "severity = excluded.severity, passed = excluded.passed, version = excluded.version, "
+        "unexpected = excluded.unexpected, kind = excluded.kind, asked = excluded.asked, "
+        "since = CASE WHEN v.passed = excluded.passed THEN v.since ELSE excluded.since END, "
+        "run_id = CASE WHEN v.passed = excluded.passed THEN v.run_id ELSE excluded.run_id END "
+        "WHERE (v.severity, v.passed, v.version, v.kind, v.asked) <> (excluded.severity, "
+        "excluded.passed, excluded.version, excluded.kind, excluded.asked) "
+        "OR v.unexpected IS DISTINCT FROM excluded.unexpected",
+        {"schema": table.schema, "name": table.name, "check": check, **said},
+    )

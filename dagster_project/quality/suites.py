@@ -18,6 +18,7 @@ from dagster_project.declarations import Declared, Location, explain, line_of
 from dagster_project.failures import DeclarationError
 from dagster_project.identity import Table
 from dagster_project.settings import EXPECTATIONS
+from dagster_project.warehouse.ledger import digest
 
 _CHECK = re.compile(r"[a-z][a-z0-9_]{0,62}")
 #: What JSON writes in another way than YAML does; without it only the places are of interest.
@@ -113,6 +114,11 @@ class Expectation(Declared):
     @property
     def check(self) -> str:
         return self.meta.check
+
+    @property
+    def asked(self) -> str:
+        """A digest of what it asks of the data, whatever it is called."""
+        return digest(self.type, json.dumps(self.kwargs, sort_keys=True))
 
 
 class Drift(Declared):
@@ -292,12 +298,16 @@ def read_suite(path: Path) -> Suite:
     return suite
 
 
-def critical_checks(table: Table) -> list[str]:
-    """The checks of a table that stop what is downstream; none for a table without a suite."""
+def critical_checks(table: Table) -> dict[str, str]:
+    """The checks of a table that stop what is downstream, each with a digest of what it asks.
+
+    None for a table without a suite.
+    """
     path = EXPECTATIONS / table.domain / f"{table}.json"
     if not path.exists():
-        return []
-    return [e.check for e in read_suite(path).expectations if e.severity is Severity.CRITICAL]
+        return {}
+    expectations = read_suite(path).expectations
+    return {e.check: e.asked for e in expectations if e.severity is Severity.CRITICAL}
 
 
 def suite_paths(domain: str) -> list[Path]:

@@ -89,6 +89,11 @@ def _tested_together(manifest: Mapping[str, Any], inside: set[str]) -> Iterable[
             yield tested
 
 
+def holds_rows(manifest: Mapping[str, Any], unique_id: str) -> bool:
+    """Whether a model is a table; else what reads it reads what it reads."""
+    return manifest["nodes"][unique_id]["config"]["materialized"] not in _NO_TABLES
+
+
 def read_tables(manifest: Mapping[str, Any], unique_id: str) -> set[Table]:
     """The tables whose rows a model reads, those behind views too."""
     found: set[Table] = set()
@@ -97,7 +102,7 @@ def read_tables(manifest: Mapping[str, Any], unique_id: str) -> set[Table]:
         if node is None:
             continue
         found.add(node_table(node))
-        if node["resource_type"] == "model" and node["config"]["materialized"] in _NO_TABLES:
+        if node["resource_type"] == "model" and not holds_rows(manifest, parent):
             found |= read_tables(manifest, parent)
     return found
 
@@ -111,7 +116,7 @@ def left_out(
     """
     out: dict[str, list[Table]] = {}
     for unique_id in ordered:
-        if manifest["nodes"][unique_id]["config"]["materialized"] in _NO_TABLES:
+        if not holds_rows(manifest, unique_id):
             continue
         needs = {table for table in read_tables(manifest, unique_id) if table in blocked}
         for parent in manifest["parent_map"].get(unique_id, []):

@@ -6,7 +6,6 @@ was built lie in the warehouse beside the tables, so another warehouse has its o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ import orjson
 
 from dagster_project.identity import DBT_PROJECT, Table, quoted
 from dagster_project.warehouse.connection import connect
-from dagster_project.warehouse.ledger import LOCK, STATEMENTS
+from dagster_project.warehouse.ledger import LOCK, digest, prepare
 
 #: The version of what is being built, or was when a build was ended: no check has seen it.
 BUILDING = "building"
@@ -43,11 +42,6 @@ def domain_models(manifest: Mapping[str, Any], domain: str) -> dict[str, Mapping
         for unique_id, node in models(manifest).items()
         if node["fqn"][:2] == [DBT_PROJECT, domain]
     }
-
-
-def digest(*parts: str) -> str:
-    """A short digest of these texts, in their order."""
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 
 def code_versions(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -117,10 +111,7 @@ def read_built(url: str) -> Built:
     """What the warehouse holds, by its ledger and its catalog."""
     built = Built()
     with connect(url, "reading what the warehouse holds") as connection:
-        if connection.execute("SELECT to_regclass('mesh.models')").fetchone() == (None,):
-            connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('mesh'))", (LOCK,))
-            for statement in STATEMENTS:
-                connection.execute(statement)
+        prepare(connection)
         # A table that was dropped by hand is not built, whatever was noted of it.
         connection.execute(
             "DELETE FROM mesh.models m WHERE to_regclass("

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster_project.identity import Table, quoted
 from dagster_project.warehouse.connection import connect
 
 if TYPE_CHECKING:
+    import psycopg
+
     from dagster_project.warehouse.arrow import ArrowSession
 
 #: Created under a lock, statement by statement; each is harmless where the thing exists.
@@ -42,14 +44,36 @@ STATEMENTS = (
         table_schema text NOT NULL, table_name text NOT NULL, partition text NOT NULL DEFAULT '',
         version text NOT NULL, built_at timestamptz NOT NULL,
         PRIMARY KEY (table_schema, table_name, partition))""",
+    # `kind` is what said it; `asked` a digest of what was asked.
+    """CREATE TABLE IF NOT EXISTS mesh.verdicts (
+        table_schema text NOT NULL, table_name text NOT NULL, check_name text NOT NULL,
+        partition text NOT NULL DEFAULT '', severity text NOT NULL, passed boolean NOT NULL,
+        unexpected bigint, version text NOT NULL, since timestamptz NOT NULL, run_id text NOT NULL,
+        PRIMARY KEY (table_schema, table_name, check_name, partition))""",
+    "ALTER TABLE mesh.verdicts ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'expectation'",
+    "ALTER TABLE mesh.verdicts ADD COLUMN IF NOT EXISTS asked text NOT NULL DEFAULT ''",
+)
+#: Whether all of these were executed, as an expression of SQL.
+IS_THERE = (
+    "EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('mesh.verdicts') "
+    "AND attname = 'asked')"
 )
 
 #: The advisory lock under which the ledger is created.
 LOCK = 0x6D657368
 
 
+def prepare(connection: psycopg.Connection[Any]) -> None:
+    """Make the ledger if it is not there."""
+    if connection.execute(f"SELECT {IS_THERE}").fetchone() == (True,):
+        return
+    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('mesh'))", [LOCK])
+    for statement in STATEMENTS:
+        connection.execute(statement)
+
+
 def digest(*parts: str) -> str:
-    """What stands for these texts together."""
+    """What stands for these texts together, in their order."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
 
 

@@ -223,6 +223,11 @@ def record(
         "changed_at = CASE WHEN t.version = excluded.version THEN t.changed_at ELSE now() END",
         (*table, done.version, plan.position, done.rows, load_id, plan.mark),
     )
+    if not target.partition:
+        # Of a table that was loaded by partitions before.
+        session.run(
+            "DELETE FROM mesh.partitions WHERE table_schema = $1 AND table_name = $2", table
+        )
     for partition in (*done.partitions, *plan.confirmed):
         session.run(
             "INSERT INTO mesh.partitions AS p SELECT $1, $2, $3, $4, $5, $6, $7, $8, now() "

@@ -11,7 +11,7 @@ from dagster_project.warehouse.tables import lock, prepare_schemas
 
 
 def forget(url: str, table: Table, column: str, partitions: Sequence[str]) -> int:
-    """Remove partitions of a table, with the ledger's record of them; the rows removed.
+    """Remove partitions of a table, with what the ledger says of them; the rows removed.
 
     One transaction, under the lock that a load holds.
     """
@@ -28,11 +28,12 @@ def forget(url: str, table: Table, column: str, partitions: Sequence[str]) -> in
                 (partition,),
             )[0]
             revise(session, table, {partition: (-int(rows), "forgotten")})
-            session.run(
-                "DELETE FROM mesh.partitions WHERE table_schema = $1 AND table_name = $2 "
-                "AND partition = $3",
-                (table.schema, table.name, partition),
-            )
+            for ledgered in ("mesh.partitions", "mesh.verdicts"):
+                session.run(
+                    f"DELETE FROM {ledgered} WHERE table_schema = $1 AND table_name = $2 "
+                    "AND partition = $3",
+                    (table.schema, table.name, partition),
+                )
             removed += int(rows)
         session.commit()
         return removed

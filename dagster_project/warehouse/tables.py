@@ -49,9 +49,7 @@ def prepare_schemas(session: ArrowSession, table: Table) -> None:
     Tables of one schema are loaded at once: the first must not hold up the others to its end.
     """
     there = session.run(
-        "SELECT to_regclass('mesh.models') IS NOT NULL AND to_regnamespace($1) IS NOT NULL "
-        "AND EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('mesh.tables') "
-        "AND attname = 'mark')",
+        f"SELECT to_regnamespace($1) IS NOT NULL AND {ledger.IS_THERE}",
         (quoted(table.schema),),
     )
     if there[0][0]:

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from dagster_project.identity import Table
 from dagster_project.locations.location import domain_definitions
-from dagster_project.quality.standing import Block, blocks
+from dagster_project.quality.blocking import Block, Why, blocks
 from dagster_project.quality.suites import critical_checks, read_suites
 from dagster_project.reference.data import AIRPORTS, PLANES
 from dagster_project.settings import get_settings
@@ -25,6 +25,8 @@ from tests.components.bad_data import (
     AIRPORT,
     AIRPORT_TEST,
     AS_IT_IS,
+    CARRIER_TEST,
+    DISTANCE_TEST,
     FACT,
     FIRST,
     FLIGHTS,
@@ -288,10 +290,12 @@ def test_the_tables_that_must_not_be_used_are_known(story: Story, run: str) -> N
     # Nobody looks at what is built if tests of the model stop it.
     unseen = critical_checks(Table(*FACT.split("."))) if run == "days tested" else []
     built = tuple(days("2013-05-08", "2013-05-15"))
+    tests = [CARRIER_TEST, DISTANCE_TEST] if run == "days tested" else []
     assert story.blocked[run] == [
-        *(Block(Table(*FACT.split(".")), check, built, failed=False) for check in sorted(unseen)),
+        *(Block(Table(*FACT.split(".")), check, built, Why.CHANGED) for check in sorted(unseen)),
+        *(Block(Table(*FACT.split(".")), test, (), Why.FAILED) for test in sorted(tests)),
         *(
-            Block(Table(*table.split(".")), check, tuple(blocked), failed=True)
+            Block(Table(*table.split(".")), check, tuple(blocked), Why.FAILED)
             for (table, check), blocked in sorted(days_of.items())
         ),
     ]

@@ -6,13 +6,16 @@ import dagster as dg
 import psycopg
 import pytest
 
+from dagster_project.components import dbt_inputs, dbt_models
 from dagster_project.identity import Table
 from dagster_project.locations.location import domain_definitions
-from dagster_project.quality import standing
+from dagster_project.quality import blocking
+from dagster_project.quality.blocking import blocks
 from dagster_project.quality.outcome import Outcome
-from dagster_project.quality.standing import blocks, record, versions_held
-from dagster_project.quality.suites import critical_checks
+from dagster_project.quality.standing import record, versions_held
+from dagster_project.quality.suites import EXPECTATIONS, Expectation, Severity, read_suite
 from dagster_project.settings import get_settings
+from dagster_project.transformation.versions import BUILDING, read_built
 from tests.components.test_dbt_models import RAW
 
 pytestmark = pytest.mark.filterwarnings("ignore:`schema_name` is deprecated")
@@ -47,6 +50,8 @@ DUPLICATE = (
     "INSERT INTO fleet_raw.planes (tailnum, year) VALUES ('N1', 2004)"
 )
 PLANES_TABLE = Table("fleet_raw", "planes")
+AIRLINES_TABLE = Table("fleet", "dim_airlines")
+AIRLINES_KEY = dg.AssetKey(["fleet", "dim_airlines"])
 MENDED = "DELETE FROM fleet_raw.planes WHERE type IS NULL"
 
 
@@ -90,8 +95,23 @@ def reasons(result: dg.ExecuteInProcessResult) -> str:
 AIRLINES = {"stg_fleet__airlines", "dim_airlines"}
 AIRPORTS = {"stg_fleet__airports", "dim_airports"}
 PLANES = {"stg_fleet__planes", "dim_planes"}
-#: As if the key's were the only critical check of planes.
-CRITICAL = {PLANES_TABLE: ["tailnum_unique"]}
+#: The critical checks of planes.
+CRITICAL = {
+    expectation.check: expectation
+    for expectation in read_suite(EXPECTATIONS / "fleet" / f"{PLANES_TABLE}.json").expectations
+    if expectation.severity is Severity.CRITICAL
+}
+ONLY_KEY = {"tailnum_unique": CRITICAL["tailnum_unique"].asked}
+
+
+@pytest.fixture
+def only_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the key's were the only critical check of all."""
+
+    def critical(table: Table) -> dict[str, str]:
+        return ONLY_KEY if table == PLANES_TABLE else {}
+
+    monkeypatch.setattr(blocking, "critical_checks", critical)
 
 
 def test_what_needs_a_bad_table_is_left_out_and_nothing_else(
@@ -163,14 +183,13 @@ def loaded(url: str, version: str) -> None:
 
 
 def test_what_changed_since_it_was_checked_is_not_built_on(
-    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, only_key: None
 ) -> None:
-    monkeypatch.setattr(standing, "critical_checks", lambda table: CRITICAL.get(table, []))
     versions_held(raw, PLANES_TABLE)
     loaded(raw, "the first")
     before = run(instance)
     assert made(before) == AIRLINES | AIRPORTS | {"stg_fleet__planes"}
-    assert "fleet_raw.planes: tailnum_unique not run since the data changed" in reasons(before)
+    assert "fleet_raw.planes: tailnum_unique never run" in reasons(before)
     assert "Run these checks" in reasons(before)
 
     assert run(instance, "planes").success
@@ -178,7 +197,9 @@ def test_what_changed_since_it_was_checked_is_not_built_on(
     loaded(raw, "the second")
     monkeypatch.setitem(CHECKS, "planes", "tailnum_well_formed")
     run(instance, "planes")
-    assert made(run(instance)) == AIRLINES | AIRPORTS | {"stg_fleet__planes"}
+    after = run(instance)
+    assert made(after) == AIRLINES | AIRPORTS | {"stg_fleet__planes"}
+    assert "fleet_raw.planes: tailnum_unique not run since the data changed" in reasons(after)
     monkeypatch.setitem(CHECKS, "planes", "tailnum_unique")
     assert run(instance, "planes").success
     assert run(instance).success
@@ -188,15 +209,39 @@ def test_what_changed_since_it_was_checked_is_not_built_on(
 def test_what_is_loaded_while_a_check_looks_is_not_taken_for_checked(raw: str) -> None:
     versions_held(raw, PLANES_TABLE)
     loaded(raw, "the first")
-    seen = versions_held(raw, PLANES_TABLE)
+    seen = versions_held(raw, PLANES_TABLE)[PLANES_TABLE]
     loaded(raw, "the second")
-    sound = [Outcome(check, True) for check in critical_checks(PLANES_TABLE)]
-    severities = {outcome.check: "critical" for outcome in sound}
-    record(raw, PLANES_TABLE, sound, severities, None, seen, "a run")
-    assert {block.check for block in blocks(raw, [PLANES_TABLE])} == set(severities)
+    sound = [Outcome(check, True) for check in CRITICAL]
+    record(raw, PLANES_TABLE, sound, CRITICAL, None, seen, "a run")
+    assert {block.check for block in blocks(raw, [PLANES_TABLE])} == set(CRITICAL)
     assert not any(block.failed for block in blocks(raw, [PLANES_TABLE]))
-    seen = versions_held(raw, PLANES_TABLE)
-    record(raw, PLANES_TABLE, sound, severities, None, seen, "a run")
+    now = versions_held(raw, PLANES_TABLE)[PLANES_TABLE]
+    record(raw, PLANES_TABLE, sound, CRITICAL, None, now, "a run")
+    assert blocks(raw, [PLANES_TABLE]) == []
+    # One that looked before that load, and comes late.
+    bad = [Outcome(check, False, failed={"": 1}) for check in CRITICAL]
+    record(raw, PLANES_TABLE, bad, CRITICAL, None, seen, "a slow run")
+    assert blocks(raw, [PLANES_TABLE]) == []
+    record(raw, PLANES_TABLE, bad, CRITICAL, None, now, "a run")
+    assert {block.check for block in blocks(raw, [PLANES_TABLE])} == set(CRITICAL)
+
+
+def test_a_check_that_was_edited_has_to_be_run_again(raw: str) -> None:
+    versions_held(raw, PLANES_TABLE)
+    loaded(raw, "the first")
+    now = versions_held(raw, PLANES_TABLE)[PLANES_TABLE]
+
+    def edited(name: str, **changed: object) -> Expectation:
+        return CRITICAL[name].model_copy(update=changed)
+
+    sound = [Outcome(check, True) for check in CRITICAL]
+    other = edited("tailnum_unique", kwargs={"column": "model"})
+    record(raw, PLANES_TABLE, sound, CRITICAL | {"tailnum_unique": other}, None, now, "a run")
+    told = blocking.reasons(blocks(raw, [PLANES_TABLE]))
+    assert told == "fleet_raw.planes: tailnum_unique not run since it was edited"
+    # In other words it asks the same.
+    other = edited("tailnum_unique", description="Another sentence.")
+    record(raw, PLANES_TABLE, sound, CRITICAL | {"tailnum_unique": other}, None, now, "a run")
     assert blocks(raw, [PLANES_TABLE]) == []
 
 
@@ -215,8 +260,9 @@ def test_a_domain_does_not_use_a_product_of_another_that_failed(
     assert run(instance, *CHECKS).success
     with psycopg.connect(raw) as connection:
         connection.execute(
-            "INSERT INTO mesh.verdicts VALUES ('fleet', 'dim_planes', 'tailnum_unique', '', "
-            "'critical', false, 2, '', now(), 'a run')"
+            "INSERT INTO mesh.verdicts SELECT 'fleet', 'dim_planes', 'tailnum_unique', '', "
+            "'critical', false, 2, version, now(), 'a run' FROM mesh.models "
+            "WHERE table_name = 'dim_planes'"
         )
     result = gaps(instance)
     assert not result.success
@@ -225,4 +271,87 @@ def test_a_domain_does_not_use_a_product_of_another_that_failed(
     assert "fleet.dim_planes: tailnum_unique failed" in said
     # Nor one that nobody has checked.
     airlines = "carrier_code_present, carrier_code_unique, carrier_name_present, row_count"
-    assert f"fleet.dim_airlines: {airlines} not run since the data changed" in said
+    assert f"fleet.dim_airlines: {airlines} never run" in said
+
+
+def test_a_domain_does_not_use_a_product_whose_dbt_test_failed(
+    raw: str, instance: dg.DagsterInstance, only_key: None
+) -> None:
+    test = dg.AssetCheckKey(AIRLINES_KEY, "not_null_dim_airlines_carrier_name")
+    definitions = domain_definitions("fleet")
+    selection = dg.AssetSelection.assets(AIRLINES_KEY).without_checks()
+    job = dg.define_asset_job("tested", selection | dg.AssetSelection.checks(test))
+    whole = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
+
+    def tested() -> bool:
+        resolved = whole.resolve_job_def("tested")
+        return resolved.execute_in_process(instance=instance, raise_on_error=False).success
+
+    assert run(instance).success
+    with psycopg.connect(raw) as connection:
+        connection.execute("UPDATE fleet.dim_airlines SET carrier_name = NULL")
+    assert not tested()
+    assert [block.check for block in blocks(raw, [AIRLINES_TABLE])] == [test.name]
+    result = gaps(instance)
+    assert made(result) == set()
+    assert "fleet.dim_airlines: not_null_dim_airlines_carrier_name failed" in reasons(result)
+    with psycopg.connect(raw) as connection:
+        connection.execute("UPDATE fleet.dim_airlines SET carrier_name = 'United'")
+    assert tested()
+    assert blocks(raw, [AIRLINES_TABLE]) == []
+
+
+def test_what_is_built_of_what_was_loaded_meanwhile_does_not_count(
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, only_key: None
+) -> None:
+    """A load comes between the judgement of what is read and dbt's reading it."""
+    versions_held(raw, PLANES_TABLE)
+    loaded(raw, "the first")
+    build = dbt_models.dbt_build
+
+    def late(url: str, names: list[str], *arguments: object) -> Iterator[dict[str, object]]:
+        if "dim_planes" in names:
+            loaded(raw, "the second")
+        return build(url, names, *arguments)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(dbt_models, "dbt_build", late)
+        result = run(instance, "planes")
+    assert not result.success
+    assert made(result) == AIRLINES | AIRPORTS | {"stg_fleet__planes"}
+    said = reasons(result)
+    assert "left out: dim_planes" in said
+    assert "fleet_raw.planes: tailnum_unique not run since the data changed" in said
+    assert read_built(raw).models[Table("fleet", "dim_planes")] == BUILDING
+    assert run(instance, "planes").success
+    assert read_built(raw).models[Table("fleet", "dim_planes")] != BUILDING
+
+
+def test_a_step_waits_for_the_checks_of_another_run(
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, only_key: None
+) -> None:
+    versions_held(raw, PLANES_TABLE)
+    loaded(raw, "the first")
+    job = domain_definitions("fleet").resolve_job_def("fleet_pipeline")
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    monkeypatch.setattr(dbt_inputs, "WAIT", 0)
+    looks = []
+    found = dbt_inputs.blocks
+
+    def after_a_while(*arguments: object) -> list[blocking.Block]:
+        """The other run's checks pass between the second look and the third."""
+        blocked = found(*arguments)
+        if blocked:
+            looks.append(blocked)
+        if len(looks) == 2:
+            now = versions_held(raw, PLANES_TABLE)[PLANES_TABLE]
+            sound = [Outcome(check, True) for check in CRITICAL]
+            record(raw, PLANES_TABLE, sound, CRITICAL, None, now, "the other run")
+        return blocked
+
+    monkeypatch.setattr(dbt_inputs, "blocks", after_a_while)
+    result = run(instance)
+    assert result.success
+    assert made(result) == AIRLINES | AIRPORTS | PLANES
+    assert len(looks) == 2
+    assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 2

@@ -9,7 +9,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dagster_project.components import dbt_models, dbt_tests
+from dagster_project.components import dbt_inputs, dbt_models, dbt_tests
 from dagster_project.identity import Table
 from dagster_project.locations.location import domain_definitions
 from dagster_project.settings import get_settings
@@ -142,7 +142,7 @@ def test_what_a_build_may_have_changed_does_not_count_as_what_it_was(
             "INSERT INTO mesh.tables (table_schema, table_name, version, position, rows, load_id, "
             "changed_at) VALUES ('fleet_raw', 'airlines', 'new', 0, 1, 'a load', now())"
         )
-    monkeypatch.setattr(dbt_models, "blocks", lambda *_: [])
+    monkeypatch.setattr(dbt_inputs, "blocks", lambda *_: [])
     with monkeypatch.context() as ended:
         ended.setattr(dbt_models, "record_built", lambda *_: sys.exit("killed"))
         assert not build(instance).success

@@ -11,7 +11,8 @@ from dagster_project.components.expectation_suites import suite_checks
 from dagster_project.components.partitions import PartitionedTable
 from dagster_project.identity import Table
 from dagster_project.quality import suites
-from dagster_project.quality.standing import Block, blocks, reasons, versions_held
+from dagster_project.quality.blocking import Block, Why, blocks, reasons
+from dagster_project.quality.standing import versions_held
 from dagster_project.quality.suites import Suite
 from dagster_project.settings import get_settings
 
@@ -122,7 +123,7 @@ def test_a_day_that_fails_stops_its_own_run_and_stays_to_be_seen(visits: str) ->
     )
     assert "fails since" in checks["page_there"].metadata
     assert checks["visits"].passed
-    bad = [Block(TABLE, "page_there", ("2013-02-02",), failed=True)]
+    bad = [Block(TABLE, "page_there", ("2013-02-02",), Why.FAILED)]
     assert blocks(visits, [TABLE]) == bad
     assert blocks(visits, [TABLE], ["2013-02-03"]) == []
     assert blocks(visits, [TABLE], ["2013-02-02"]) == bad
@@ -184,9 +185,9 @@ def test_days_that_changed_since_they_were_checked_are_told(visits: str) -> None
         )
     found = blocks(visits, [TABLE])
     assert found == [
-        Block(TABLE, "page_there", ("2013-02-02",), failed=True),
-        Block(TABLE, "page_there", ("2013-02-04",), failed=False),
-        Block(TABLE, "visits", ("2013-02-02", "2013-02-04"), failed=False),
+        Block(TABLE, "page_there", ("2013-02-02",), Why.FAILED),
+        Block(TABLE, "page_there", ("2013-02-04",), Why.CHANGED),
+        Block(TABLE, "visits", ("2013-02-02", "2013-02-04"), Why.CHANGED),
     ]
     assert reasons(found) == (
         "shop_raw.visits: page_there failed (2013-02-02); shop_raw.visits: page_there, visits "
