@@ -28,8 +28,11 @@ run: environment ## set up, then carry the data of all domains from source to ma
 ui: environment ## the Dagster UI on loopback; Ctrl-C ends it
 	@exec .venv/bin/mesh ui $(ARGS)
 
+# Each process has its own PostgreSQL; more than four would wait for the disk.
+side_by_side = --numprocesses=logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+
 test: development ## the tests, on the real engines
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@exec .venv/bin/python -m pytest $(side_by_side) $(ARGS)
 
 lint: development ## style, types, who may use whom, and the suites of expectations
 	.venv/bin/ruff check .

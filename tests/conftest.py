@@ -109,6 +109,20 @@ def fresh_settings() -> Iterator[None]:
     get_settings.cache_clear()
 
 
+# The longest come first, so that no processor waits for another's last file.
+FIRST = ("e2e", "components")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of tests that run side by side a file stays together, and `e2e`, which shares a platform."""
+    items.sort(key=lambda item: [item.path.parent.name != name for name in FIRST])
+    for item in items:
+        folder = item.path.parent.name
+        group = folder if folder == "e2e" else f"{folder}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests measured and recorded as `told`."""
     told = [
