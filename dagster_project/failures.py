@@ -37,6 +37,12 @@ class SourceError(MeshError):
     """A connector or a source system failed, or what it sent is not whole."""
 
 
+class TransientSourceError(SourceError):
+    """The source is away, overloaded or slow, or its connector was killed: it can pass later."""
+
+    transient = True
+
+
 class WarehouseError(MeshError):
     """The warehouse refused or could not be reached."""
 
@@ -49,6 +55,12 @@ class TransientWarehouseError(WarehouseError):
 
 class TransformationError(MeshError):
     """dbt could not build a model, or one of its tests failed."""
+
+
+class TransientTransformationError(TransformationError):
+    """dbt lost the warehouse, or came into another's way: the same build can pass later."""
+
+    transient = True
 
 
 class LakeError(MeshError):

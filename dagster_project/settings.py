@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     sync_timeout: int = Field(
         3600, ge=1, description="Seconds after which a connector that still runs is stopped."
     )
+    step_retries: int = Field(
+        2,
+        ge=0,
+        description="How often a step is tried again whose source, lake or warehouse was away.",
+    )
     parallel_steps: int | None = Field(
         None,
         ge=1,

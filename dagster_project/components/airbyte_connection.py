@@ -35,10 +35,20 @@ from dagster_project.ingestion.workspace import (
 )
 from dagster_project.lake.store import Lake
 from dagster_project.orchestration.conditions import when_source_reports, when_synced
+from dagster_project.orchestration.retries import retried
 from dagster_project.settings import get_settings, warehouse_url
 
+
+class Workspace(EmbeddedWorkspace):
+    """The connections, whose syncs are tried again where that can help."""
+
+    @retried
+    def sync_and_poll(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
+        return super().sync_and_poll(context)
+
+
 #: One instance, so that the locations of several domains can be merged into one.
-AIRBYTE = EmbeddedWorkspace()
+AIRBYTE = Workspace()
 
 
 class StreamTranslator(DagsterAirbyteTranslator):
@@ -139,6 +149,7 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
     @dg.multi_asset(
         name=load_step(name.table), specs=[spec], check_specs=[declaration_check(name.table)]
     )
+    @retried
     def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         lake = Lake(get_settings().lake)
         done = load_stream(

@@ -21,6 +21,7 @@ from dagster_project.failures import DeclarationError
 from dagster_project.identity import DBT_PROJECT, Table, fitting, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed
 from dagster_project.orchestration.conditions import when_inputs_change
+from dagster_project.orchestration.retries import retried
 from dagster_project.quality.suites import critical_checks
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
 from dagster_project.transformation.groups import model_groups, read_tables
@@ -169,6 +170,7 @@ def _whole(
         can_subset=True,
         op_tags={"dagster/compute_kind": "dbt"},
     )
+    @retried
     def build(context: dg.AssetExecutionContext, config: BuildConfig) -> Iterator[Any]:
         url = warehouse_url()
         selected = _selected(context, manifest)
@@ -224,6 +226,7 @@ def _daily(
         backfill_policy=dg.BackfillPolicy.single_run(),
         op_tags={"dagster/compute_kind": "dbt"},
     )
+    @retried
     def build(context: dg.AssetExecutionContext, config: BuildConfig) -> Iterator[Any]:
         url = warehouse_url()
         table = node_table(models(manifest)[unique_id])

@@ -21,6 +21,7 @@ from dagster_project.declarations import Declared
 from dagster_project.domain import read_domain
 from dagster_project.failures import DeclarationError, LakeError
 from dagster_project.lake.store import Lake
+from dagster_project.orchestration.retries import retried
 from dagster_project.quality.asked import Request
 from dagster_project.quality.outcome import Outcome, Partitions, Validation
 from dagster_project.quality.quarantine import quarantine
@@ -102,6 +103,7 @@ def suite_checks(
         can_subset=True,
         op_tags={"dagster/compute_kind": "great_expectations"},
     )
+    @retried
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         url = warehouse_url()
         chosen = {key.name for key in context.selected_asset_check_keys}

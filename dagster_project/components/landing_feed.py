@@ -21,6 +21,7 @@ from dagster_project.identity import Feed
 from dagster_project.ingestion.feed import FeedDeclaration
 from dagster_project.ingestion.landing import FeedLoad, load_feed, target_of
 from dagster_project.lake.store import Lake
+from dagster_project.orchestration.retries import retried
 from dagster_project.settings import get_settings, warehouse_url
 
 #: Files that the metadata names at most, of each kind of finding.
@@ -105,6 +106,7 @@ class LandingFeed(dg.Component):
             check_specs=[declaration_check(target.table)],
             backfill_policy=dg.BackfillPolicy.single_run(),
         )
+        @retried
         def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
             lake = Lake(get_settings().lake)
             done = load_feed(

@@ -13,6 +13,7 @@ that one brought instead of another sync.
 from __future__ import annotations
 
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from dagster_project.failures import BusyError, LakeError, SourceError
+from dagster_project.failures import BusyError, LakeError, SourceError, TransientSourceError
 from dagster_project.identity import Stream
 from dagster_project.ingestion.declaration import (
     Connection,
@@ -52,6 +53,8 @@ from dagster_project.lake.store import Lake
 HELD = 64 * 2**20
 #: Seconds between two checkpoints of a sync.
 CHECKPOINT_SECONDS = 30.0
+#: How a connector ended that was killed: by the system, for want of memory, or by a person.
+KILLED = 128 + signal.SIGKILL
 #: Seconds between two reports of progress.
 TOLD_EVERY = 1.0
 
@@ -237,6 +240,7 @@ class _Sync:
     def run(self, arguments: list[str]) -> Synced:
         """Run the connector to its end and commit what it sent. Raises SourceError."""
         errors: list[str] = []
+        exit_code = 0
         try:
             with running(arguments, self._timeout, self._masked) as connector:
                 errors = connector.errors
@@ -258,17 +262,19 @@ class _Sync:
                 raise SourceError("; ".join(faults))
             self._commit(list(self._streams), complete=True)
         except SourceError as error:
-            raise self._failure(str(error), errors) from None
+            transient = self._heard.transient or exit_code == KILLED
+            raise self._failure(str(error), errors, transient=transient) from None
         return Synced(self._commits)
 
-    def _failure(self, what: str, errors: list[str]) -> SourceError:
+    def _failure(self, what: str, errors: list[str], *, transient: bool) -> SourceError:
         used = "nothing of it is used"
         if self._commits:
             rows = sum(commit.rows for commit in self._commits)
             used = f"only its first {rows:,} rows are used, from which the next one goes on"
         lines = [*self._heard.last_logs[-5:], *errors[-5:]]
         said = "\nThe connector's last lines:\n" + "\n".join(f"  {line}" for line in lines)
-        return SourceError(
+        kind = TransientSourceError if transient else SourceError
+        return kind(
             f"{self._who}: the sync failed and {used}: {what.removesuffix('.')}."
             + (said if lines else "")
         )

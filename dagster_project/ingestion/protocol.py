@@ -18,6 +18,8 @@ from dagster_project.ingestion.lines import BYTE_ORDER_MARK, begins_like_data, h
 
 #: Lines of a connector's log that are kept, and characters of each.
 LINES, LENGTH = 20, 500
+#: Kinds of errors after which Airbyte tries a sync again; the other is a mistake of configuration.
+_PASSING = {"transient_error", "system_error"}
 
 
 def read_message(line: bytes, *, risky: bool) -> dict[str, Any] | None:
@@ -86,6 +88,8 @@ class Conversation:
 
     streams: dict[str, StreamProgress]
     error: str | None = None
+    #: Whether the error can pass by itself, by what the connector said of its kind.
+    transient: bool = False
     last_logs: list[str] = field(default_factory=list)
     #: Applied to whatever the connector said in words.
     masked: Callable[[str], str] = lambda text: text
@@ -137,7 +141,9 @@ class Conversation:
             error = trace.get("error", {})
             # The first says what happened, later ones sum up.
             message = error.get("message") or error.get("internal_message") or "no message"
-            self.error = self.error or self.masked(str(message))
+            if self.error is None:
+                self.error = self.masked(str(message))
+                self.transient = error.get("failure_type") in _PASSING
         elif trace.get("type") == "STREAM_STATUS":
             status = trace["stream_status"]
             name = status["stream_descriptor"]["name"]

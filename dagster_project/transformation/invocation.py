@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster_project.failures import TransformationError
+from dagster_project.failures import TransformationError, TransientTransformationError
 from dagster_project.parent import end_with_parent
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings
 from dagster_project.transformation.project import dbt_environment
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 PRELOADED = ("dbt.adapters.postgres", "dbt.cli.main", "dbt.task.build", "psycopg2.extras")
 #: Its events of models and tests that ended.
 RESULTS = frozenset({"LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResult"})
+#: What it says when the warehouse is away, or when two came into each other's way.
+_LOST = re.compile(
+    r"connection (refused|reset|failed|already closed)|server closed the connection|deadlock "
+    r"detected|terminating connection|too many clients|remaining connection slots|could not "
+    r"(connect|serialize)|connection to server at .* failed|the database system is",
+    re.I,
+)
 #: Seconds in which it has to cancel its queries.
 GRACE = 25
 
@@ -73,7 +81,9 @@ def build(
         ours.close()
         _end(process)
     if process.exitcode:
-        raise TransformationError(_what_failed(errors, process.exitcode, target))
+        lost = any(_LOST.search(error) for error in errors)
+        kind = TransientTransformationError if lost else TransformationError
+        raise kind(_what_failed(errors, process.exitcode, target))
 
 
 def _heard(pipe: Connection) -> Iterator[dict[str, Any]]:

@@ -227,7 +227,9 @@ def closed_port() -> Iterator[int]:
 def failure(platform: Platform, correction: Correction, closed_port: int) -> Failure:
     before = state_of(platform)
     url = f"http://127.0.0.1:{closed_port}"
-    run = platform.mesh("run", "-d", "fleet", "-d", "flights", MESH_REFERENCE_URL=url)
+    run = platform.mesh(
+        "run", "-d", "fleet", "-d", "flights", MESH_REFERENCE_URL=url, MESH_STEP_RETRIES="0"
+    )
     return Failure(run, before, state_of(platform))
 
 
