@@ -7,14 +7,12 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_project.components.soundness import wait_for_checks
 from dagster_project.identity import Table
 from dagster_project.quality.blocking import Block, blocks, reasons
 from dagster_project.quality.standing import versions_held
 from dagster_project.transformation.groups import holds_rows, left_out, products_of, read_tables
 from dagster_project.transformation.versions import node_table
-
-#: Seconds between the looks of a step that waits for another run's checks, and how often it looks.
-WAIT, WAITS = 5, 12
 
 
 def refused_models(
@@ -108,13 +106,6 @@ def say_left_out(
         metadata={"left out": names, "because": why},
         allow_retries=False,
     )
-    if not failed and _others_run(context):
-        context.log.info(f"{names} wait for another run's checks: {why}")
-        raise dg.RetryRequested(max_retries=WAITS, seconds_to_wait=WAIT) from failure
+    if not failed:
+        wait_for_checks(context, failure)
     raise failure
-
-
-def _others_run(context: dg.AssetExecutionContext) -> bool:
-    """Whether another run is under way, which may be about to check what it changed."""
-    under_way = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
-    return bool(context.instance.get_runs_count(under_way) > 1)

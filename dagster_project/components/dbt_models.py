@@ -2,7 +2,12 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
+import contextlib
+import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
@@ -46,6 +51,10 @@ from dagster_project.transformation.versions import (
 #: is, comes last.
 WHOLE_STEP = "transform_"
 DAILY_STEP = "incremental_"
+
+
+#: For how long what a failed build left is kept.
+KEPT = timedelta(days=14)
 
 
 class BuildConfig(dg.Config):
@@ -300,7 +309,9 @@ def _run(
         return
     make_schemas(url, (node_table(n) for n in models(manifest).values() if n["name"] in names))
     context.log.info(f"dbt builds {len(names)}: {', '.join(names) or 'only tests'}")
-    target = get_settings().dbt_target.absolute() / "runs" / context.run.run_id / uuid4().hex[:8]
+    builds = get_settings().dbt_target.absolute() / "runs"
+    _clear(builds)
+    target = builds / context.run.run_id / uuid4().hex[:8]
     translator, project = TableTranslator(), _project()
     for event in dbt_build(url, [*names, *tests.to_run], target, days or []):
         for found in DbtCoreCliEventMessage(event, {}).to_default_asset_events(
@@ -310,6 +321,19 @@ def _run(
                 yield tests.shown(found, target)
             else:
                 yield found
+    # What dbt compiled, and its log, are of use where it failed.
+    shutil.rmtree(target, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another step's
+        target.parent.rmdir()
+
+
+def _clear(builds: Path) -> None:
+    """Remove what builds have left that failed long ago, or were killed."""
+    long_ago = time.time() - KEPT.total_seconds()
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile by another step
+        for folder in builds.iterdir():
+            if folder.stat().st_mtime < long_ago:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unchanged(output: str, url: str, table: Table, version: str) -> dg.Output[Any]:

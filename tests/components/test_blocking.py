@@ -6,7 +6,8 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dagster_project.components import dbt_inputs, dbt_models
+from dagster_project.components import dbt_inputs, dbt_models, soundness
+from dagster_project.components.soundness import require_sound
 from dagster_project.identity import Table
 from dagster_project.locations.location import domain_definitions
 from dagster_project.quality import blocking
@@ -334,7 +335,7 @@ def test_a_step_waits_for_the_checks_of_another_run(
     loaded(raw, "the first")
     job = domain_definitions("fleet").resolve_job_def("fleet_pipeline")
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    monkeypatch.setattr(dbt_inputs, "WAIT", 0)
+    monkeypatch.setattr(soundness, "WAIT", 0)
     looks = []
     found = dbt_inputs.blocks
 
@@ -355,3 +356,24 @@ def test_a_step_waits_for_the_checks_of_another_run(
     assert made(result) == AIRLINES | AIRPORTS | PLANES
     assert len(looks) == 2
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 2
+
+
+def test_an_asset_in_python_asks_too(
+    raw: str, instance: dg.DagsterInstance, only_key: None
+) -> None:
+    @dg.asset
+    def seats() -> None:
+        require_sound("fleet_raw.airlines", "fleet_raw.planes")
+
+    def made_of_it() -> dg.ExecuteInProcessResult:
+        return dg.materialize([seats], instance=instance, raise_on_error=False)
+
+    assert made_of_it().success
+    loaded(raw, "the first")
+    assert "fleet_raw.planes: tailnum_unique never run. Run these" in reasons(made_of_it())
+    now = versions_held(raw, PLANES_TABLE)[PLANES_TABLE]
+    bad = [Outcome("tailnum_unique", False, failed={"": 2})]
+    record(raw, PLANES_TABLE, bad, CRITICAL, None, now, "a run")
+    assert "fleet_raw.planes: tailnum_unique failed. Mend the data" in reasons(made_of_it())
+    record(raw, PLANES_TABLE, [Outcome("tailnum_unique", True)], CRITICAL, None, now, "a run")
+    assert made_of_it().success

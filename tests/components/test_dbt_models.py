@@ -1,6 +1,8 @@
 """dbt models as assets: what is built, what is left alone, what a failed test does next time."""
 
+import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -106,6 +108,7 @@ def test_only_what_changed_is_built(raw: str, instance: dg.DagsterInstance) -> N
     password = urlsplit(raw).password or ""
     files = [path for path in get_settings().home.rglob("*") if path.is_file()]
     assert files
+    assert list((get_settings().dbt_target / "runs").glob("*")) == [], "nothing failed"
     assert [path for path in files if password.encode() in path.read_bytes()] == []
 
 
@@ -116,11 +119,17 @@ def test_a_failed_test_is_looked_at_again(raw: str, instance: dg.DagsterInstance
     assert not first.success
     broken = failed(first)
     assert broken
+    builds = get_settings().dbt_target / "runs"
+    (left,) = builds.iterdir()
+    assert list(left.rglob("dbt.log"))
+    long_ago = time.time() - 15 * 24 * 3600
+    os.utime(left, (long_ago, long_ago))
 
     # Nothing changed, so nothing is built; and the failure is not forgotten for that.
     second = build(instance)
     assert not second.success
     assert failed(second) & broken
+    assert not left.exists()
 
     with psycopg.connect(raw) as connection:
         connection.execute("UPDATE fleet_raw.airlines SET name = 'United Air Lines Inc.'")
