@@ -79,6 +79,13 @@ def _web(url: str) -> str:
     return url.rstrip("/")
 
 
+def _webhook(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL of http or https")
+    return url
+
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgresql)]
 
 
@@ -124,6 +131,16 @@ class Settings(BaseSettings):
         "there. On loopback `mesh ui` serves it. If unset: http://127.0.0.1:3001 in the "
         "environment local; elsewhere checks link to the objects in the lake.",
     )
+    ui_url: Annotated[str, AfterValidator(_web)] | None = Field(
+        None,
+        description="Where people's browsers find the Dagster UI; alerts link there. "
+        "http://127.0.0.1:3000 if unset; `mesh ui` knows better.",
+    )
+    alerts_webhook: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
+        None,
+        description="Where alerts are sent, in the format of Slack's incoming webhooks. They are "
+        "written to a file under MESH_HOME and shown by `mesh status` in any case.",
+    )
     sync_timeout: int = Field(
         3600, ge=1, description="Seconds after which a connector that still runs is stopped."
     )
@@ -148,6 +165,11 @@ class Settings(BaseSettings):
         if self.docs_url is None and self.env is Environment.LOCAL:
             return "http://127.0.0.1:3001"
         return self.docs_url
+
+    @property
+    def ui(self) -> str:
+        """Where the Dagster UI answers."""
+        return self.ui_url or "http://127.0.0.1:3000"
 
     @property
     def dagster_home(self) -> Path:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import typer
@@ -18,6 +19,7 @@ from rich.table import Table
 from dagster_project.cli.services import is_home
 from dagster_project.domain import domain_names, read_domain
 from dagster_project.failures import BusyError, MeshError
+from dagster_project.orchestration.problem import standing
 from dagster_project.settings import PREFIX, Settings
 from dagster_project.warehouse.connection import place
 from dagster_project.warehouse.embedded import EmbeddedPostgres
@@ -25,6 +27,7 @@ from dagster_project.warehouse.lease import holders
 
 #: All that a home holds.
 STATE = {
+    "alerts",
     "connectors",
     "dagster",
     "dbt",
@@ -70,6 +73,25 @@ def show(settings: Settings) -> None:
             users = "unknown" if status.users is None else str(status.users)
             table.add_row("", f"used by {users} commands{', pinned' if status.pinned else ''}")
     _console().print(table)
+    _show_problems(settings)
+
+
+def _show_problems(settings: Settings) -> None:
+    """What was the matter when the daemon last looked."""
+    found = {domain: problems for domain, problems in standing(settings.home).items() if problems}
+    if not found:
+        return
+    table = Table(header_style="bold", title="what is the matter", title_justify="left", box=None)
+    for column in ("domain", "owner", "since", "what", "of", ""):
+        table.add_column(column, overflow="fold")
+    for domain, problems in found.items():
+        for problem in problems:
+            since = datetime.fromtimestamp(problem.since).astimezone()
+            table.add_row(
+                *(domain, read_domain(domain).owner, f"{since:%Y-%m-%d %H:%M}"),
+                *(problem.kind.value, problem.name, problem.what),
+            )
+    _console().print(table)
 
 
 def show_domains() -> None:
@@ -92,7 +114,9 @@ def show_settings(settings: Settings) -> None:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
-            value = f"set: {place(value.get_secret_value())}"
+            # A webhook's path is its password.
+            told = name.endswith("webhook") or place(value.get_secret_value())
+            value = "set" if told is True else f"set: {told}"
         shown = "" if value is None else str(value)
         table.add_row(PREFIX + name.upper(), shown, field.description or "")
     _console().print(table)

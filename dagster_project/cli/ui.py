@@ -41,6 +41,7 @@ def serve(settings: Settings, port: int) -> int:
         except BusyError as error:
             # Somebody else's port: the checks' links lead there, the rest works.
             print(f"mesh: {error}", file=sys.stderr)
+        os.environ.setdefault("MESH_UI_URL", f"http://{HOST}:{port}")
         command = [
             *(_program("dagster"), "dev", "--workspace", str(WORKSPACE)),
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),

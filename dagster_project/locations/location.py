@@ -13,6 +13,7 @@ from dagster_project.components.partitions import tables_of_a_day
 from dagster_project.domain import domain_folder, duration, read_domain
 from dagster_project.identity import Table
 from dagster_project.ingestion.feed import read_feeds
+from dagster_project.orchestration.alerts import alert_sensor
 from dagster_project.orchestration.conditions import automation
 from dagster_project.orchestration.execution import forking_executor
 from dagster_project.orchestration.landing import landing_sensor
@@ -47,7 +48,7 @@ def domain_definitions(name: str) -> dg.Definitions:
     policy = dg.Definitions(
         asset_checks=checks,
         jobs=[job],
-        sensors=[automation(name), *_landing_sensors(name)],
+        sensors=[automation(name), alert_sensor(name, promised), *_landing_sensors(name)],
         executor=forking_executor,
     )
     return dg.Definitions.merge(found, policy)

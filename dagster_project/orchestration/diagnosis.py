@@ -1,0 +1,205 @@
+"""What is the matter with a domain right now, as Dagster and the landing zone tell it.
+
+Each problem is found anew at every look, from what there is: so one that began while nobody looked
+is found, and one that is over is not. What it is called stays the same as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+import dagster as dg
+from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.execution.stats import StepEventStatus
+from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.dagster_run import RunRecord
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+    WILL_RETRY_TAG,
+)
+
+from dagster_project.identity import Feed
+from dagster_project.ingestion.feed import FeedDeclaration
+from dagster_project.ingestion.landing import landing_zone
+from dagster_project.lake.store import Lake
+from dagster_project.orchestration.problem import Kind, Problem
+from dagster_project.warehouse.ledger import read_objects
+
+#: How far back failed runs are looked for that nobody has told of, and how many at most.
+LOOKED_BACK, RUNS = timedelta(days=14), 200
+#: For how long a delivered file may wait to be loaded.
+PATIENCE = timedelta(minutes=15)
+
+
+def asset_path(key: dg.AssetKey) -> str:
+    """An asset's page in the UI."""
+    return "/assets/" + "/".join(key.path)
+
+
+def failed_checks(
+    instance: dg.DagsterInstance, keys: Collection[dg.AssetCheckKey]
+) -> Iterator[Problem]:
+    """Checks whose last verdict is that they failed."""
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
+    for key, record in found.items():
+        said = record.evaluation
+        if record.status is not AssetCheckExecutionRecordStatus.FAILED or said is None:
+            continue
+        critical = said.severity is dg.AssetCheckSeverity.ERROR
+        rows = said.metadata.get("unexpected rows")
+        told = said.description or (f"{rows.value} unexpected rows" if rows else "failed")
+        yield Problem(
+            Kind.CRITICAL if critical else Kind.WARNING,
+            f"{key.asset_key.to_user_string()} {key.name}",
+            told,
+            f"{asset_path(key.asset_key)}?view=checks&checkDetail={key.name}",
+            record.create_timestamp,
+        )
+
+
+def failed_runs(
+    instance: dg.DagsterInstance, domain: str, told: Collection[str] = ()
+) -> Iterator[Problem]:
+    """Failed runs, of which no later one has done what they failed to do.
+
+    `told` are the runs that somebody was told of: they are looked at however old they are.
+    """
+    since = datetime.now(UTC) - LOOKED_BACK
+    failures = _of_domain(instance, domain, dg.RunsFilter([*told]) if told else None)
+    filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    failures |= _of_domain(instance, domain, filters)
+    open_ = {
+        run_id: record
+        for run_id, record in failures.items()
+        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE
+        # The run that it is retried by is judged.
+        and record.dagster_run.tags.get(WILL_RETRY_TAG) != "true"
+    }
+    if not open_:
+        return
+    first = min(_ended(record) for record in open_.values())
+    filters = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=datetime.fromtimestamp(first, UTC)
+    )
+    successes = list(_of_domain(instance, domain, filters).values())
+    for run_id, record in open_.items():
+        failed = _steps(instance, run_id, StepEventStatus.FAILURE)
+        if any(_made_good(instance, record, failed, success) for success in successes):
+            continue
+        said = ", ".join(sorted(failed)) or "before its first step"
+        days = _days(record.dagster_run)
+        what = f"{said}{f' ({days[0]} to {days[1]})' if days else ''}"
+        yield Problem(Kind.RUN, run_id, what, f"/runs/{run_id}", _ended(record))
+
+
+def _of_domain(
+    instance: dg.DagsterInstance, domain: str, filters: dg.RunsFilter | None
+) -> dict[str, RunRecord]:
+    if filters is None:
+        return {}
+    found = {}
+    for record in instance.get_run_records(filters, limit=RUNS):
+        origin = record.dagster_run.remote_job_origin
+        if origin and origin.location_name == domain:
+            found[record.dagster_run.run_id] = record
+    return found
+
+
+def _ended(record: RunRecord) -> float:
+    return record.end_time or record.update_timestamp.timestamp()
+
+
+@lru_cache(maxsize=1024)
+def _steps(instance: dg.DagsterInstance, run_id: str, status: StepEventStatus) -> frozenset[str]:
+    """The steps of a run that has ended, that ended so."""
+    found = instance.get_run_step_stats(run_id)
+    return frozenset(stats.step_key for stats in found if stats.status is status)
+
+
+def _days(run: dg.DagsterRun) -> tuple[str, str] | None:
+    """The first and the last partition of a run."""
+    single = run.tags.get(PARTITION_NAME_TAG)
+    first = run.tags.get(ASSET_PARTITION_RANGE_START_TAG, single)
+    last = run.tags.get(ASSET_PARTITION_RANGE_END_TAG, single)
+    return (first, last) if first and last else None
+
+
+def _made_good(
+    instance: dg.DagsterInstance, failure: RunRecord, failed: Collection[str], success: RunRecord
+) -> bool:
+    """Whether a later run did what this one failed to do, of the same partitions at least."""
+    if _ended(success) <= _ended(failure):
+        return False
+    days, done = _days(failure.dagster_run), _days(success.dagster_run)
+    if days and not (done and done[0] <= days[0] and days[1] <= done[1]):
+        return False
+    if failed:
+        passed = _steps(instance, success.dagster_run.run_id, StepEventStatus.SUCCESS)
+        return set(failed) <= passed
+    before, after = failure.dagster_run, success.dagster_run
+    return before.get_root_run_id() == after.get_root_run_id() or (
+        before.job_name == after.job_name and before.asset_selection == after.asset_selection
+    )
+
+
+def late_tables(
+    instance: dg.DagsterInstance, promised: Sequence[dg.AssetKey], freshness: str
+) -> Iterator[Problem]:
+    """Tables of data products that are older than the domain promises."""
+    for key, record in instance.get_freshness_state_records(list(promised)).items():
+        if record.freshness_state is FreshnessState.FAIL:
+            yield Problem(
+                Kind.LATE,
+                key.to_user_string(),
+                f"not made anew for more than {freshness}",
+                asset_path(key),
+                record.updated_at.timestamp(),
+            )
+
+
+def broken_triggers(instance: dg.DagsterInstance, domain: str) -> Iterator[Problem]:
+    """Sensors and schedules whose last tick failed."""
+    for state in instance.all_instigator_state():
+        if state.origin.repository_origin.code_location_origin.location_name != domain:
+            continue
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        if not ticks or ticks[0].status is not TickStatus.FAILURE:
+            continue
+        said = ticks[0].error.message.strip().splitlines() if ticks[0].error else ["failed"]
+        kind = "schedules" if state.instigator_type is InstigatorType.SCHEDULE else "sensors"
+        yield Problem(
+            Kind.TRIGGER,
+            state.name,
+            said[-1][:300],
+            f"/locations/__repository__@{domain}/{kind}/{state.name}",
+            ticks[0].timestamp,
+        )
+
+
+def stuck_deliveries(
+    domain: str, feeds: Iterable[FeedDeclaration], lake: Lake, warehouse_url: str
+) -> Iterator[Problem]:
+    """Files in the landing zone that nobody loads, or that nobody has loaded for a while."""
+    now = time.time()
+    for feed in feeds:
+        name = Feed(domain, feed.name)
+        zone = landing_zone(domain, feed, lake)
+        path = asset_path(dg.AssetKey(list(name.asset_key)))
+        for key, reason in zone.ignored:
+            yield Problem(Kind.STUCK, key, f"it is never loaded: {reason}", path, now)
+        loaded = read_objects(warehouse_url, name.table)
+        for day, item in zone.files.items():
+            waited = now - item.modified.timestamp()
+            if (
+                waited > PATIENCE.total_seconds()
+                and loaded.get(day) != f"{item.key} {item.version}"
+            ):
+                what = f"it waits to be loaded for {waited / 60:,.0f} minutes"
+                yield Problem(Kind.STUCK, item.key, what, path, item.modified.timestamp())

@@ -1,0 +1,76 @@
+"""Something that is the matter with a domain, and the file of all that is. Imports no framework."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Kind(StrEnum):
+    """What sort of problem it is, the worst first."""
+
+    RUN = "run failed"
+    CRITICAL = "critical check failed"
+    TRIGGER = "sensor or schedule broken"
+    STUCK = "delivery stuck"
+    LATE = "late"
+    WARNING = "warning check failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that a person should know of."""
+
+    kind: Kind
+    #: With the kind, what it is called as long as it lasts.
+    name: str
+    what: str
+    #: Where in the UI, from its address on.
+    path: str
+    #: Seconds since the epoch.
+    since: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind.value}: {self.name}"
+
+
+def by_key(found: Iterable[Problem]) -> dict[str, Problem]:
+    """Problems by what they are called, the worst and oldest first."""
+    order = list(Kind)
+    ordered = sorted(found, key=lambda p: (order.index(p.kind), p.since, p.name))
+    return {problem.key: problem for problem in ordered}
+
+
+def dump(problems: Iterable[Problem]) -> str:
+    """Problems as JSON."""
+    return json.dumps([asdict(problem) for problem in problems])
+
+
+def parse(text: str | None) -> dict[str, Problem]:
+    """Problems by what they are called, from what `dump` gave."""
+    found = [Problem(**{**each, "kind": Kind(each["kind"])}) for each in json.loads(text or "[]")]
+    return {problem.key: problem for problem in found}
+
+
+def folder(home: Path) -> Path:
+    """Where alerts lie."""
+    return home / "alerts"
+
+
+def keep(home: Path, domain: str, problems: Iterable[Problem]) -> None:
+    """Write what is the matter with a domain now to where `standing` reads it."""
+    alerts = folder(home)
+    alerts.mkdir(parents=True, exist_ok=True)
+    beside = alerts / f"{domain}.new"
+    beside.write_text(dump(problems))
+    beside.replace(alerts / f"{domain}.json")
+
+
+def standing(home: Path) -> dict[str, list[Problem]]:
+    """What was the matter at the last look, by domain."""
+    files = sorted(folder(home).glob("*.json"))
+    return {path.stem: list(parse(path.read_text()).values()) for path in files}

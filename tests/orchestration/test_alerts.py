@@ -1,0 +1,283 @@
+"""What is told of a domain: what is the matter, once, and that it is over."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import RemoteRepositoryOrigin
+
+from dagster_project.failures import MeshError
+from dagster_project.identity import Feed
+from dagster_project.ingestion.feed import read_feed
+from dagster_project.lake.store import Lake
+from dagster_project.orchestration import alerts
+from dagster_project.orchestration.alerts import Message, alert_sensor
+from dagster_project.orchestration.diagnosis import failed_checks, failed_runs, stuck_deliveries
+from dagster_project.orchestration.problem import Kind, Problem, by_key, dump, parse, standing
+from dagster_project.orchestration.runs import location_origin
+from dagster_project.settings import get_settings
+
+BROKEN: set[str] = set()
+DAYS = dg.DailyPartitionsDefinition("2013-02-01", end_date="2013-02-10")
+
+
+@dg.asset
+def planes() -> None:
+    assert "planes" not in BROKEN
+
+
+@dg.asset(deps=[planes])
+def seats() -> None:
+    assert "seats" not in BROKEN
+
+
+@dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
+def visits() -> None:
+    assert "visits" not in BROKEN
+
+
+@dg.asset_check(asset=planes, blocking=True)
+def planes_there() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed="there" not in BROKEN, metadata={"unexpected rows": 7}, description=None
+    )
+
+
+@dg.asset_check(asset=seats)
+def seats_counted() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed="counted" not in BROKEN,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="<none> & nothing",
+    )
+
+
+DEFINITIONS = dg.Definitions(
+    assets=[planes, seats, visits],
+    asset_checks=[planes_there, seats_counted],
+    jobs=[
+        dg.define_asset_job("both", dg.AssetSelection.assets(planes, seats)),
+        dg.define_asset_job("daily", dg.AssetSelection.assets(visits)),
+    ],
+    executor=dg.in_process_executor,
+)
+KEYS = DEFINITIONS.resolve_asset_graph().asset_check_keys
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    BROKEN.clear()
+    monkeypatch.setenv("MESH_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    get_settings.cache_clear()
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+    get_settings.cache_clear()
+
+
+def run(
+    instance: dg.DagsterInstance, job: str = "both", *broken: str, days: tuple[str, str] = ("", "")
+) -> str:
+    """A run of fleet's, in which these are broken."""
+    BROKEN.clear()
+    BROKEN.update(broken)
+    definition = DEFINITIONS.resolve_job_def(job)
+    origin = RemoteRepositoryOrigin(location_origin("fleet"), "__repository__")
+    tags = {}
+    if days[0]:
+        tags["dagster/asset_partition_range_start"] = days[0]
+        tags["dagster/asset_partition_range_end"] = days[1]
+    created = instance.create_run_for_job(
+        definition, tags=tags, remote_job_origin=origin.get_job_origin(job)
+    )
+    execute_run(InMemoryJob(definition), created, instance)
+    return created.run_id
+
+
+def runs(instance: dg.DagsterInstance) -> set[str]:
+    return {problem.name for problem in failed_runs(instance, "fleet")}
+
+
+def test_a_failed_run_is_a_problem_until_another_did_what_it_failed_to_do(
+    instance: dg.DagsterInstance,
+) -> None:
+    assert runs(instance) == set()
+    failed = run(instance, "both", "seats")
+    (problem,) = failed_runs(instance, "fleet")
+    assert (problem.kind, problem.name, problem.what) == (Kind.RUN, failed, "seats")
+    assert problem.path == f"/runs/{failed}"
+    assert list(failed_runs(instance, "weather")) == []
+    run(instance, "daily", days=("2013-02-01", "2013-02-02"))
+    assert runs(instance) == {failed}
+    run(instance)
+    assert runs(instance) == set()
+
+
+def test_a_day_that_failed_is_not_made_good_by_another(instance: dg.DagsterInstance) -> None:
+    failed = run(instance, "daily", "visits", days=("2013-02-03", "2013-02-03"))
+    run(instance, "daily", days=("2013-02-04", "2013-02-06"))
+    (problem,) = failed_runs(instance, "fleet")
+    assert problem.what == "visits (2013-02-03 to 2013-02-03)"
+    assert runs(instance) == {failed}
+    run(instance, "daily", days=("2013-02-02", "2013-02-06"))
+    assert runs(instance) == set()
+
+
+def test_a_run_that_will_be_retried_is_judged_by_its_retry(instance: dg.DagsterInstance) -> None:
+    failed = run(instance, "both", "planes")
+    instance.add_run_tags(failed, {"dagster/will_retry": "true"})
+    assert runs(instance) == set()
+
+
+def test_failed_checks_are_told_by_how_bad_they_are(instance: dg.DagsterInstance) -> None:
+    run(instance, "both", "there")
+    (problem,) = failed_checks(instance, KEYS)
+    assert problem.key == "critical check failed: planes planes_there"
+    assert problem.what == "7 unexpected rows"
+    # A run that succeeded, too.
+    assert instance.get_run_by_id(run(instance, "both", "counted")).is_success
+    (problem,) = failed_checks(instance, KEYS)
+    assert problem.key == "warning check failed: seats seats_counted"
+    assert problem.path == "/assets/seats?view=checks&checkDetail=seats_counted"
+    run(instance)
+    assert list(failed_checks(instance, KEYS)) == []
+
+
+def test_files_that_nobody_loads_are_told(warehouse_url: str, tmp_path: Path) -> None:
+    lake, feed = Lake((tmp_path / "lake").as_uri()), read_feed("flights", "flights")
+    folder = tmp_path / "lake" / Feed("flights", "flights").prefix
+    folder.mkdir(parents=True)
+    for name in ("flights_2013-02-01.csv", "flights_2013-02-02.csv", "notes.txt"):
+        (folder / name).write_text("year,month,day\n")
+    long_ago = time.time() - 3600
+    os.utime(folder / "flights_2013-02-01.csv", (long_ago, long_ago))
+    found = {
+        problem.name.rpartition("/")[2]: problem.what
+        for problem in stuck_deliveries("flights", [feed], lake, warehouse_url)
+    }
+    assert found == {
+        "notes.txt": "it is never loaded: its name is not of the feed's pattern",
+        "flights_2013-02-01.csv": "it waits to be loaded for 60 minutes",
+    }
+
+
+class Webhook:
+    """Takes messages as Slack does, or refuses them."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.status = 200
+        mine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if mine.status == 200:
+                    mine.messages.append(json.loads(body))
+                self.send_response(mine.status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/services/T0/B0/secret"
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    taker = Webhook()
+    monkeypatch.setenv("MESH_ALERTS_WEBHOOK", taker.url)
+    monkeypatch.setenv("MESH_UI_URL", "http://ui.example")
+    get_settings.cache_clear()
+    yield taker
+    taker.server.shutdown()
+    taker.server.server_close()
+
+
+def look(instance: dg.DagsterInstance, cursor: str | None) -> tuple[str | None, str]:
+    """A tick of the sensor: the cursor after it, and what it says."""
+    sensor = alert_sensor("fleet", [])
+    with dg.build_sensor_context(
+        instance=instance, cursor=cursor, repository_def=DEFINITIONS.get_repository_def()
+    ) as context:
+        skipped = sensor(context)
+        return context.cursor, skipped.skip_message
+
+
+def test_what_is_new_and_what_is_over_is_told_once(
+    instance: dg.DagsterInstance, webhook: Webhook
+) -> None:
+    cursor, _ = look(instance, None)
+    assert webhook.messages == []
+    failed = run(instance, "both", "seats", "there", "counted")
+    cursor, said = look(instance, cursor)
+    assert said == "2 problems, 2 new, 0 over"
+    (message,) = webhook.messages
+    assert message["text"] == "fleet (team:fleet-data): 2 new"
+    shown = json.dumps(message["blocks"])
+    assert f"<http://ui.example/runs/{failed}|run {failed[:8]}>" in shown
+    assert "critical check failed" in shown
+    assert {p.kind for p in standing(get_settings().home)["fleet"]} == {Kind.RUN, Kind.CRITICAL}
+
+    cursor, said = look(instance, cursor)
+    assert said == "2 problems, 0 new, 0 over"
+    assert len(webhook.messages) == 1
+
+    run(instance, "both", "counted")
+    cursor, said = look(instance, cursor)
+    assert said == "1 problems, 1 new, 2 over"
+    shown = json.dumps(webhook.messages[1]["blocks"])
+    assert "recovered" in shown
+    assert "&lt;none&gt; &amp; nothing" in shown
+    run(instance)
+    look(instance, cursor)
+    assert webhook.messages[2]["text"] == "fleet (team:fleet-data): 1 recovered"
+    assert standing(get_settings().home) == {"fleet": []}
+    log = (get_settings().home / "alerts" / "messages.log").read_text()
+    assert log.count("team:fleet-data") == 3
+
+
+def test_a_message_that_nobody_took_is_sent_again(
+    instance: dg.DagsterInstance, webhook: Webhook
+) -> None:
+    run(instance, "both", "seats")
+    webhook.status = 500
+    with pytest.raises(MeshError, match="answered 500") as told:
+        look(instance, None)
+    assert "secret" not in str(told.value)
+    # Whoever asks sees it nevertheless.
+    assert len(standing(get_settings().home)["fleet"]) == 1
+    webhook.status = 200
+    look(instance, None)
+    assert len(webhook.messages) == 1
+    webhook.server.shutdown()
+    webhook.server.server_close()
+    run(instance)
+    cursor = dump([Problem(Kind.LATE, "table", "what", "/", 0)])
+    with pytest.raises(MeshError, match="does not answer") as told:
+        look(instance, cursor)
+    assert "secret" not in str(told.value)
+
+
+def test_many_at_once_are_one_message_of_bounded_length(instance: dg.DagsterInstance) -> None:
+    many = by_key(
+        Problem(Kind.WARNING, f"table check_{n:03}", "x" * 900, "/", 0) for n in range(500)
+    )
+    message = Message("fleet", "http://ui.example", many, {})
+    assert message.title() == "fleet (team:fleet-data): 500 new"
+    assert f"… and {500 - alerts.SHOWN} more" in message.plain()
+    for block in message.slack()["blocks"]:
+        assert len(block["text"]["text"]) <= 3000
+    assert parse(dump(many.values())) == many
