@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dagster_project.orchestration.problem import Kind, Problem, keep
 from dagster_project.warehouse.embedded import EmbeddedPostgres
 from tests.e2e.platform import Platform, until
 
@@ -78,3 +79,23 @@ def test_clean_refuses_to_take_along_what_others_put_there(fresh: Platform):
     assert "thesis.tex" in ended.err
     assert (fresh.home / "postgres").is_dir()
     assert (fresh.home / "thesis.tex").read_text() == "years of work"
+
+
+def test_status_shows_what_is_the_matter(fresh: Platform):
+    since = 1361000000.0
+    keep(
+        fresh.home,
+        "fleet",
+        [
+            Problem(Kind.RUN, "4f8c", "load_fleet_raw_planes", "/runs/4f8c", since),
+            Problem(Kind.WARNING, "fleet/dim_planes seats", "3 unexpected rows", "/assets", since),
+        ],
+    )
+    keep(fresh.home, "weather", [])
+    ended = fresh.mesh("status")
+    assert ended.code == 0
+    (run,) = [line for line in ended.out.splitlines() if "4f8c" in line]
+    for told in ("fleet", "team:fleet-data", "2013-02-16", "run failed", "load_fleet_raw_planes"):
+        assert told in run
+    assert "3 unexpected rows" in ended.out
+    assert "weather" not in ended.out
