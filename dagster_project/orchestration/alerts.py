@@ -20,6 +20,7 @@ from dagster_project.failures import MeshError
 from dagster_project.ingestion.feed import read_feeds
 from dagster_project.lake.store import Lake
 from dagster_project.orchestration.diagnosis import (
+    RUN_PATH,
     broken_triggers,
     failed_checks,
     failed_runs,
@@ -69,7 +70,7 @@ def _look(
 ) -> Iterable[Problem]:
     instance, settings = context.instance, get_settings()
     assert context.repository_def
-    told = [problem.name for problem in known if problem.kind is Kind.RUN]
+    told = [p.path.removeprefix(RUN_PATH) for p in known if p.kind is Kind.RUN]
     yield from failed_runs(instance, domain, told)
     yield from failed_checks(instance, context.repository_def.asset_graph.asset_check_keys)
     yield from late_tables(instance, promised, read_domain(domain).freshness)
@@ -115,14 +116,14 @@ class Message:
 
     def plain(self) -> str:
         """As text, a line a problem."""
-        new = [f"  {p.kind.value}: {_named(p)}: {p.what} {self._ui}{p.path}" for p in self.new]
+        new = [f"  {p.kind.value}: {p.name}: {p.what} {self._ui}{p.path}" for p in self.new]
         over = [f"  recovered: {p.key}, after {_lasted(p)}" for p in self.over]
         return "\n".join([self.title(), *_some(new), *_some(over)])
 
     def slack(self) -> dict[str, object]:
         """As Slack's webhooks, and those that speak like them, take it."""
         new = [
-            f":red_circle: *{p.kind.value}* <{self._ui}{p.path}|{_escaped(_named(p))}>: "
+            f":red_circle: *{p.kind.value}* <{self._ui}{p.path}|{_escaped(p.name)}>: "
             f"{_escaped(p.what[:300])}"
             for p in self.new
         ]
@@ -137,10 +138,6 @@ class Message:
         ]
         header = {"type": "section", "text": {"type": "mrkdwn", "text": f"*{self.title()}*"}}
         return {"text": self.title(), "blocks": [header, *sections]}
-
-
-def _named(problem: Problem) -> str:
-    return f"run {problem.name[:8]}" if problem.kind is Kind.RUN else problem.name
 
 
 def _some(lines: Sequence[str]) -> list[str]:

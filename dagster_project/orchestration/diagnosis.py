@@ -32,8 +32,13 @@ from dagster_project.lake.store import Lake
 from dagster_project.orchestration.problem import Kind, Problem
 from dagster_project.warehouse.ledger import read_objects
 
+RUN_PATH = "/runs/"
 #: How far back failed runs are looked for that nobody has told of, and how many at most.
 LOOKED_BACK, RUNS = timedelta(days=14), 200
+_EVALUATED = {
+    AssetCheckExecutionRecordStatus.SUCCEEDED,
+    AssetCheckExecutionRecordStatus.FAILED,
+}
 #: For how long a delivered file may wait to be loaded.
 PATIENCE = timedelta(minutes=15)
 
@@ -46,9 +51,15 @@ def asset_path(key: dg.AssetKey) -> str:
 def failed_checks(
     instance: dg.DagsterInstance, keys: Collection[dg.AssetCheckKey]
 ) -> Iterator[Problem]:
-    """Checks whose last verdict is that they failed."""
-    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
-    for key, record in found.items():
+    """Checks whose last verdict is that they failed. One that is only planned has none yet."""
+    storage = instance.event_log_storage
+    for key, latest in storage.get_latest_asset_check_execution_by_key(list(keys)).items():
+        record = latest
+        if latest.status not in _EVALUATED:
+            before = storage.get_asset_check_execution_history(key, limit=1, status=_EVALUATED)
+            if not before:
+                continue
+            (record,) = before
         said = record.evaluation
         if record.status is not AssetCheckExecutionRecordStatus.FAILED or said is None:
             continue
@@ -69,6 +80,7 @@ def failed_runs(
 ) -> Iterator[Problem]:
     """Failed runs, of which no later one has done what they failed to do.
 
+    Those that failed with the same steps, of the same partitions, are one problem, called by these.
     `told` are the runs that somebody was told of: they are looked at however old they are.
     """
     since = datetime.now(UTC) - LOOKED_BACK
@@ -89,14 +101,22 @@ def failed_runs(
         statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=datetime.fromtimestamp(first, UTC)
     )
     successes = list(_of_domain(instance, domain, filters).values())
+    same: dict[str, list[RunRecord]] = {}
     for run_id, record in open_.items():
         failed = _steps(instance, run_id, StepEventStatus.FAILURE)
         if any(_made_good(instance, record, failed, success) for success in successes):
             continue
-        said = ", ".join(sorted(failed)) or "before its first step"
-        days = _days(record.dagster_run)
-        what = f"{said}{f' ({days[0]} to {days[1]})' if days else ''}"
-        yield Problem(Kind.RUN, run_id, what, f"/runs/{run_id}", _ended(record))
+        name = ", ".join(sorted(failed)) or f"{record.dagster_run.job_name} before its first step"
+        if days := _days(record.dagster_run):
+            name += f" ({days[0]} to {days[1]})" if days[0] != days[1] else f" ({days[0]})"
+        same.setdefault(name, []).append(record)
+    for name, records in same.items():
+        records.sort(key=_ended)
+        run_id = records[-1].dagster_run.run_id
+        runs = f"{len(records)} runs, the last " if len(records) > 1 else "run "
+        yield Problem(
+            Kind.RUN, name, f"{runs}{run_id[:8]}", f"{RUN_PATH}{run_id}", _ended(records[0])
+        )
 
 
 def _of_domain(

@@ -106,7 +106,7 @@ def run(
 
 
 def runs(instance: dg.DagsterInstance) -> set[str]:
-    return {problem.name for problem in failed_runs(instance, "fleet")}
+    return {problem.path.removeprefix("/runs/") for problem in failed_runs(instance, "fleet")}
 
 
 def test_a_failed_run_is_a_problem_until_another_did_what_it_failed_to_do(
@@ -115,8 +115,9 @@ def test_a_failed_run_is_a_problem_until_another_did_what_it_failed_to_do(
     assert runs(instance) == set()
     failed = run(instance, "both", "seats")
     (problem,) = failed_runs(instance, "fleet")
-    assert (problem.kind, problem.name, problem.what) == (Kind.RUN, failed, "seats")
-    assert problem.path == f"/runs/{failed}"
+    assert problem == Problem(
+        Kind.RUN, "seats", f"run {failed[:8]}", f"/runs/{failed}", problem.since
+    )
     assert list(failed_runs(instance, "weather")) == []
     run(instance, "daily", days=("2013-02-01", "2013-02-02"))
     assert runs(instance) == {failed}
@@ -128,7 +129,11 @@ def test_a_day_that_failed_is_not_made_good_by_another(instance: dg.DagsterInsta
     failed = run(instance, "daily", "visits", days=("2013-02-03", "2013-02-03"))
     run(instance, "daily", days=("2013-02-04", "2013-02-06"))
     (problem,) = failed_runs(instance, "fleet")
-    assert problem.what == "visits (2013-02-03 to 2013-02-03)"
+    assert problem.name == "visits (2013-02-03)"
+    again = run(instance, "daily", "visits", days=("2013-02-03", "2013-02-03"))
+    (problem,) = failed_runs(instance, "fleet")
+    assert problem.what == f"2 runs, the last {again[:8]}"
+    failed = again
     assert runs(instance) == {failed}
     run(instance, "daily", days=("2013-02-02", "2013-02-06"))
     assert runs(instance) == set()
@@ -150,6 +155,9 @@ def test_failed_checks_are_told_by_how_bad_they_are(instance: dg.DagsterInstance
     (problem,) = failed_checks(instance, KEYS)
     assert problem.key == "warning check failed: seats seats_counted"
     assert problem.path == "/assets/seats?view=checks&checkDetail=seats_counted"
+    # In a run that ends before the check, it has said nothing.
+    run(instance, "both", "planes")
+    assert [each.key for each in failed_checks(instance, KEYS)] == [problem.key]
     run(instance)
     assert list(failed_checks(instance, KEYS)) == []
 
@@ -227,7 +235,7 @@ def test_what_is_new_and_what_is_over_is_told_once(
     (message,) = webhook.messages
     assert message["text"] == "fleet (team:fleet-data): 2 new"
     shown = json.dumps(message["blocks"])
-    assert f"<http://ui.example/runs/{failed}|run {failed[:8]}>" in shown
+    assert f"<http://ui.example/runs/{failed}|" in shown
     assert "critical check failed" in shown
     assert {p.kind for p in standing(get_settings().home)["fleet"]} == {Kind.RUN, Kind.CRITICAL}
 
