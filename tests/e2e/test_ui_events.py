@@ -5,6 +5,7 @@ The tests follow on each other, in their order.
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from tests.e2e.platform import Ended, Platform
 from tests.e2e.ui import Ui, serving
+from tests.orchestration.webhook import Webhook
 
 BEFORE, DAY = "2013-03-05", "2013-03-06"
 #: What the file of a day goes through, in this order.
@@ -91,9 +93,17 @@ def before(platform: Platform, first_run: Ended) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def ui(platform: Platform, before: dict[str, tuple[int, int]]) -> Iterator[Ui]:
-    with serving(platform) as ui:
-        yield ui
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as webhook:
+        yield webhook
+
+
+@pytest.fixture(scope="module")
+def ui(platform: Platform, before: dict[str, tuple[int, int]], webhook: Webhook) -> Iterator[Ui]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setitem(platform.environment, "MESH_ALERTS_WEBHOOK", webhook.url)
+        with serving(platform) as ui:
+            yield ui
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +158,49 @@ def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
         "expect_fleet_raw_planes",
     ]
     assert ui.platform.rows(loads) == before
+
+
+def test_what_must_not_be_loaded_is_told_and_nothing_else_happens(
+    ui: Ui, known: set[str], webhook: Webhook
+) -> None:
+    file = landing(ui.platform, DAY)
+    content, folder = file.read_bytes(), file.parent
+    before = flights(ui.platform, DAY)
+    never = {
+        folder / "flights_2014-07-01.csv": "its day is not of the feed's",
+        folder / "flights_2013-02-30.csv": "2013-02-30 in its name is no date",
+        folder / "Flüge vom März 2013.csv": "its name is not of the feed's pattern",
+        folder / "weather_2013-03-06.csv": "its name is not of the feed's pattern",
+        folder / "flights_2013-03-07.csv.d" / "part": "its name is not of the feed's pattern",
+    }
+    for path in never:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    file.write_bytes(b"")
+    (run,) = new(ui, known)
+    assert (run["status"], days_of(run)) == ("FAILURE", (DAY, DAY))
+    told(webhook, *(f"{path.name}>: it is never loaded: {why}" for path, why in never.items()))
+    told(webhook, f"*run failed* <http://127.0.0.1:{ui.port}/runs/{run['runId']}|")
+    assert "landing/flights/flights/flights_2013-02-30.csv" in ui.platform.mesh("status").out
+    assert flights(ui.platform, DAY) == before
+
+    for path in never:
+        path.unlink()
+    file.write_bytes(content)
+    (run,) = new(ui, known)
+    assert (run["status"], days_of(run)) == ("SUCCESS", (DAY, DAY))
+    told(webhook, f"delivery stuck: landing/flights/flights/{next(iter(never)).name}")
+    told(webhook, f"run failed: load_flights_raw_flights ({DAY})")
+    assert webhook.text().count("*run failed*") == 1
+    assert flights(ui.platform, DAY) == before
+
+
+def told(webhook: Webhook, *parts: str) -> None:
+    """Until all of this was said."""
+    limit = time.monotonic() + 60
+    while missing := [part for part in parts if part not in webhook.text()]:
+        assert time.monotonic() < limit, (missing, webhook.text())
+        time.sleep(0.5)
 
 
 def test_a_replay_of_what_there_is_not_is_refused(platform: Platform, first_run: Ended) -> None:

@@ -6,10 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -27,6 +24,7 @@ from dagster_project.orchestration.diagnosis import failed_checks, failed_runs, 
 from dagster_project.orchestration.problem import Kind, Problem, by_key, dump, parse, standing
 from dagster_project.orchestration.runs import location_origin
 from dagster_project.settings import get_settings
+from tests.orchestration.webhook import Webhook
 
 BROKEN: set[str] = set()
 DAYS = dg.DailyPartitionsDefinition("2013-02-01", end_date="2013-02-10")
@@ -180,38 +178,13 @@ def test_files_that_nobody_loads_are_told(warehouse_url: str, tmp_path: Path) ->
     }
 
 
-class Webhook:
-    """Takes messages as Slack does, or refuses them."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.status = 200
-        mine = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if mine.status == 200:
-                    mine.messages.append(json.loads(body))
-                self.send_response(mine.status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/services/T0/B0/secret"
-        Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
-    taker = Webhook()
-    monkeypatch.setenv("MESH_ALERTS_WEBHOOK", taker.url)
-    monkeypatch.setenv("MESH_UI_URL", "http://ui.example")
-    get_settings.cache_clear()
-    yield taker
-    taker.server.shutdown()
-    taker.server.server_close()
+    with Webhook() as webhook:
+        monkeypatch.setenv("MESH_ALERTS_WEBHOOK", webhook.url)
+        monkeypatch.setenv("MESH_UI_URL", "http://ui.example")
+        get_settings.cache_clear()
+        yield webhook
 
 
 def look(instance: dg.DagsterInstance, cursor: str | None) -> tuple[str | None, str]:
@@ -270,8 +243,7 @@ def test_a_message_that_nobody_took_is_sent_again(
     webhook.status = 200
     look(instance, None)
     assert len(webhook.messages) == 1
-    webhook.server.shutdown()
-    webhook.server.server_close()
+    webhook.end()
     run(instance)
     cursor = dump([Problem(Kind.LATE, "table", "what", "/", 0)])
     with pytest.raises(MeshError, match="does not answer") as told:
