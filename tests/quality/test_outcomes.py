@@ -136,6 +136,18 @@ def test_a_range_tells_which_of_its_partitions_fail(sales: str) -> None:
     assert outcomes(sales, *days[:2])["rows"].passed
 
 
+@pytest.mark.parametrize("days", [("2013-01-02",), ("2013-01-01", "2013-01-02")])
+@pytest.mark.parametrize("day", ["day", "NULL::date AS day", "id"])
+def test_a_query_that_finds_rows_of_no_asked_day_fails_all_of_them(
+    sales: str, day: str, days: tuple[str, ...]
+) -> None:
+    query = f"SELECT {day} FROM shop_raw.sales WHERE amount < 0"
+    checks = suite(all_days=("unexpected_rows_expectation", {"unexpected_rows_query": query}))
+    found = outcomes(sales, *days, checks=checks)["all_days"]
+    assert (found.passed, found.error) == (False, "")
+    assert set(found.failed) == set(days)
+
+
 def test_an_index_serves_the_partitions(sales: str) -> None:
     with psycopg.connect(sales, autocommit=True) as connection:
         connection.execute("CREATE INDEX ON shop_raw.sales (day)")
