@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster_project.failures import WarehouseError
+from dagster_project.quality.arguments import SOURCE
 from dagster_project.quality.asked import Asked, Request, asked_of, in_range
 from dagster_project.quality.masking import masked_result, without_values
 from dagster_project.quality.outcome import SAMPLE_ROWS, Outcome, Validation
@@ -48,7 +49,7 @@ def validate(url: str, request: Request) -> Validation:
     )
     try:
         source = context.data_sources.add_postgres(
-            "warehouse", connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
+            SOURCE, connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
         )
     except TestConnectionError as error:
         raise failure(url, f"validating {suite.table}", error) from None
