@@ -13,6 +13,15 @@ from dagster_project.quality.masking import may_show, without_values
 from dagster_project.quality.outcome import MASK, SAMPLE_ROWS, Outcome
 from dagster_project.warehouse.connection import connect, masked
 
+#: Python's errors that do not say what to mend in a suite.
+_CLEARER = {
+    "can't compare offset-naive and offset-aware datetimes": (
+        "of the column and min_value or max_value one has a time zone and the other has "
+        "none: write the zone, as in 2013-01-01T00:00:00+00:00, for a column of the type "
+        "timestamptz, and none for a timestamp"
+    )
+}
+
 
 def key_of(url: str, request: Request) -> list[str]:
     """What a person recognises a row by: the primary key, or what the suite says is unique."""
@@ -165,5 +174,5 @@ def error_of(info: Mapping[str, Any] | None) -> str:
     if not info:
         return ""
     shapes = [info] if "raised_exception" in info else list(info.values())
-    messages = [s["exception_message"] for s in shapes if s.get("raised_exception")]
-    return masked("; ".join(str(message) for message in dict.fromkeys(messages)))
+    messages = [str(s["exception_message"]) for s in shapes if s.get("raised_exception")]
+    return masked("; ".join(_CLEARER.get(message, message) for message in dict.fromkeys(messages)))

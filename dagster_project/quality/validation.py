@@ -60,6 +60,11 @@ def validate(url: str, request: Request) -> Validation:
         batch = asset.add_batch_definition_whole_table("all").get_batch()
         return _looked(url, request, batch)
     except (GreatExpectationsError, SQLAlchemyError, TestConnectionError) as error:
+        if f'relation "{suite.table}" does not exist' in str(error):
+            raise WarehouseError(
+                f"{suite.table} could not be validated: it is not in the warehouse. Load or build "
+                "it, and run its checks again"
+            ) from None
         said = without_values(str(error)) if request.personal else str(error)
         raise WarehouseError(f"{suite.table} could not be validated: {masked(said)}") from None
 

@@ -293,3 +293,15 @@ def test_values_of_any_type_can_be_shown(sales: str) -> None:
     found = validate(sales, Request(checks, names))
     assert [(o.passed, o.error, len(o.sample)) for o in found.outcomes] == [(False, "", 20)] * 5
     assert json.dumps(found.result, default=None)
+
+
+@pytest.mark.parametrize(("kind", "zone"), [("timestamptz", ""), ("timestamp", "Z")])
+def test_times_of_which_one_has_a_zone_are_told_with_what_to_write(
+    sales: str, kind: str, zone: str
+) -> None:
+    with psycopg.connect(sales) as connection:
+        connection.execute(f"ALTER TABLE shop_raw.sales ADD at {kind} DEFAULT '2013-01-01'")
+    bound = {"column": "at", "min_value": f"2013-01-01T00:00:00{zone}"}
+    found = outcomes(sales, checks=suite(at=("expect_column_max_to_be_between", bound)))["at"]
+    assert not found.passed
+    assert "one has a time zone and the other has none: write the zone, as in" in found.error
