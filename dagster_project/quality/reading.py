@@ -137,16 +137,19 @@ def _failed(
     ((a, result),) = list(refused.items())[:1]
     of_rows = is_about_rows(a.stock) or "unexpected_rows_query" in type(a.stock).__fields__
     of_a_part = of_rows or "row_condition" in type(a.stock).__fields__
-    # What is about the table itself, or could not be found out, is so for all its partitions.
-    if not request.partitions or not of_a_part or error_of(result.exception_info):
-        return {"": (result.result or {}).get("unexpected_count")}
+    counted = (result.result or {}).get("unexpected_count")
+    # What is about the table itself is so for all its partitions, as is what could not be found
+    # out, unless it is for some of the rows.
+    lost = error_of(result.exception_info) and counted is None
+    if not request.partitions or not of_a_part or lost:
+        return {"": counted}
     if all(a.partition for a in refused):
         return {a.partition: None for a in refused}
     partitions = request.partitions
     figures = result.result or {}
     selected = _selects_partition(a.stock, figures, partitions.column)
     if len(partitions.keys) == 1 or not selected:
-        return dict.fromkeys(partitions.keys, figures.get("unexpected_count"))
+        return dict.fromkeys(partitions.keys, counted)
     statement = (
         f"SELECT to_char({selected}, 'YYYY-MM-DD'), count(*) FROM ({query}) AS q GROUP BY 1 "
         "ORDER BY 1"

@@ -126,6 +126,8 @@ def _validated(
     """One validation of these expectations, each result with the stock one's configuration."""
     from great_expectations.core.expectation_suite import ExpectationSuite
 
+    from dagster_project.quality.pushdown import REASON
+
     asked = list(looks)
     for number, look in enumerate(looks.values()):
         look.meta["asked"] = number
@@ -135,5 +137,8 @@ def _validated(
         a = asked[result.expectation_config.meta["asked"]]
         result.expectation_config = a.stock.configuration
         result.result = plain(result.result)
+        if reason := (result.result or {}).pop(REASON, ""):
+            told = {"raised_exception": True, "exception_message": reason}
+            result.exception_info = {**told, "exception_traceback": ""}
         found[a] = result
     return {a: found[a] for a in asked}
