@@ -48,6 +48,7 @@ _OF_NUMBERS = {
     "column.mean": True,
     "column.standard_deviation": True,
     "column.sum": True,
+    "column.histogram": True,
     f"column_values.z_score.under_threshold{_UNEXPECTED}": True,
     f"column_values.not_outliers{_UNEXPECTED}": True,
     "column.max": False,

@@ -322,6 +322,11 @@ OF_NUMBERS: dict[str, tuple[str, dict[str, Any], bool]] = {
         {"method": "std", "multiplier": 9},
         True,
     ),
+    "shares": (
+        "expect_column_kl_divergence_to_be_less_than",
+        {"partition_object": {"bins": [-1, 2, 5], "weights": [0.5, 0.5]}, "threshold": 9},
+        True,
+    ),
     "median": ("expect_column_median_to_be_between", {"min_value": -1}, False),
     "most": ("expect_column_max_to_be_between", {"min_value": -1}, False),
     "quantile": (
