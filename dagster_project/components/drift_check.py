@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,9 +11,11 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster_project.identity import Table
 from dagster_project.quality.drift import examine
 from dagster_project.quality.drift_report import DriftReport
+from dagster_project.quality.masking import without_values
 from dagster_project.quality.outcome import Partitions
 from dagster_project.quality.suites import Drift
 from dagster_project.transformation.versions import Built, read_built
+from dagster_project.warehouse.connection import masked
 from dagster_project.warehouse.ledger import digest
 
 DRIFT_CHECK = "drift"
@@ -43,8 +45,33 @@ def drift_result(
     partitions: Partitions | None,
     personal: Sequence[str],
 ) -> dg.AssetCheckResult:
-    """The verdict; that of the same rows stands, as their profiles do."""
+    """The verdict; that of the same rows stands, as their profiles do.
+
+    What stops it is the verdict too, and nothing is raised: other checks of the table lose nothing.
+    """
     key = dg.AssetCheckKey(dg.AssetKey(list(table.asset_key)), DRIFT_CHECK)
+    about = {"partitions": str(partitions)} if partitions else {}
+    try:
+        return _judged(context, url, table, drift, partitions, personal, key, about)
+    except Exception as error:
+        # A trace would quote what personal data the error does.
+        context.log.error(f"drift of {table} could not be judged", exc_info=not personal)
+        said = without_values(str(error)) if personal else str(error)
+        why = f"could not be evaluated: {type(error).__name__}: {masked(said)}"
+        # Without the version: the next run looks anew.
+        return _verdict(key, False, why, {**about, "could not be evaluated": why})
+
+
+def _judged(
+    context: dg.AssetCheckExecutionContext,
+    url: str,
+    table: Table,
+    drift: Drift,
+    partitions: Partitions | None,
+    personal: Sequence[str],
+    key: dg.AssetCheckKey,
+    about: Mapping[str, Any],
+) -> dg.AssetCheckResult:
     version = _version(read_built(url), table, partitions)
     history = context.instance.event_log_storage.get_asset_check_execution_history(
         key, limit=1, status=_EVALUATED
@@ -53,10 +80,8 @@ def drift_result(
     if version and last and (seen := last.metadata.get(_VERSION)) and seen.value == version:
         return _verdict(key, last.passed, last.description or "", dict(last.metadata))
     report = examine(url, table, partitions, version or context.run.run_id, personal, drift.exclude)
-    metadata: dict[str, Any] = {_VERSION: version}
-    if partitions:
-        metadata["partitions"] = str(partitions)
-    return _verdict(key, report.passed, report.description, metadata | _shown(report))
+    metadata = {_VERSION: version, **about, **_shown(report)}
+    return _verdict(key, report.passed, report.description, metadata)
 
 
 def _version(built: Built, table: Table, partitions: Partitions | None) -> str:

@@ -16,6 +16,10 @@ import sqlalchemy as sa
 from great_expectations.core.metric_domain_types import MetricDomainTypes
 from great_expectations.core.metric_function_types import MetricPartialFunctionTypes
 from great_expectations.execution_engine import SqlAlchemyExecutionEngine
+from great_expectations.expectations.metrics.column_aggregate_metric_provider import (
+    ColumnAggregateMetricProvider,
+    column_aggregate_partial,
+)
 from great_expectations.expectations.metrics.metric_provider import (
     MetricProvider,
     metric_partial,
@@ -34,6 +38,10 @@ _DOMAIN = ("batch_id", "table", *_ROWS, "ignore_row_if")
 _TEXT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _TEXT.max_identifier_length = 9999
 _TEXT._backslash_escapes = False  # as a server says on connecting: a backslash is itself
+
+_TYPES = "table.column_types"
+#: How types begin that have NaN.
+_OF_NAN = ("NUMERIC", "DOUBLE PRECISION", "REAL")
 
 Values = Mapping[str, Any]
 
@@ -141,6 +149,36 @@ class DistinctValues(_Subquery):
             return sa.select(sa.func.count()).select_from(distinct.subquery())
         within = distinct.where(column.in_(lacking)).subquery()
         return sa.select(len(set(lacking)) - sa.func.count()).select_from(within)
+
+
+class NotNumbers(ColumnAggregateMetricProvider):
+    """Values of a column of numbers that are NaN, or with `infinite` infinite too.
+
+    Great Expectations takes a figure that is NaN for one that is missing, as it is of no rows.
+    """
+
+    metric_name = "mesh.not_numbers"
+    value_keys = ("infinite",)
+
+    @column_aggregate_partial(engine=SqlAlchemyExecutionEngine)
+    def _sqlalchemy(cls, column: sa.ColumnClause[Any], infinite: bool, **kwargs: Any) -> Any:
+        name = str(kwargs["_column_name"]).strip('"')
+        types = {str(each["name"]): str(each["type"]) for each in kwargs["_metrics"][_TYPES]}
+        if not types.get(name, "").upper().startswith(_OF_NAN):
+            return sa.func.count(sa.null())
+        # Times 0 each of them is NaN, which PostgreSQL has for a number that equals itself.
+        strange = column * 0 != 0 if infinite else column == sa.literal_column("'NaN'")
+        return sa.func.count().filter(strange)
+
+    @classmethod
+    def _get_evaluation_dependencies(
+        cls, metric: MetricConfiguration, *args: Any, **kwargs: Any
+    ) -> dict[str, MetricConfiguration]:
+        found: dict[str, MetricConfiguration] = super()._get_evaluation_dependencies(
+            metric, *args, **kwargs
+        )
+        domain = {k: v for k, v in metric.metric_domain_kwargs.items() if k != "column"}
+        return found | {_TYPES: MetricConfiguration(_TYPES, domain, {"include_nested": True})}
 
 
 def condition_of(metric: MetricConfiguration) -> MetricConfiguration:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from dagster_project.declarations import Location
 from dagster_project.identity import RAW_SUFFIX, Table, quoted
+from dagster_project.quality.arguments import SOURCE, judge
 from dagster_project.quality.reading import error_of
 from dagster_project.quality.suites import Expectation, SuiteFile, in_order
 from dagster_project.warehouse.connection import connect
@@ -26,6 +27,8 @@ Columns = Mapping[str, str] | None
 #: Arguments that name a column, or several.
 _COLUMN = ("column", "column_A", "column_B")
 _COLUMNS = ("column_list", "column_set")
+#: Arguments that name a column's type, or several.
+_TYPES = ("type_", "type_list")
 #: Python's errors about figures that an empty table does not have.
 _OF_NO_ROWS = re.compile(
     r"^(ZeroDivisionError|TypeError|IndexError|KeyError|decimal\.\w+)\b", re.MULTILINE
@@ -69,7 +72,12 @@ def lint(url: str, files: Sequence[SuiteFile], tables: Mapping[Table, Columns]) 
             made = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
             connection.execute(f"CREATE TABLE {table.relation} ({made})".encode())
     try:
-        _evaluate(url, [(f, found) for f, found in sound if found and _table(f) in typed])
+        for file, found in sound:
+            for one in found:
+                _judge_patterns(url, file, one)
+                if _table(file) not in typed:
+                    _judge_types(url, file, one)
+        _evaluate(url, typed.keys(), sound)
     finally:
         with connect(url, "removing the empty tables") as connection:
             for schema in sorted({table.schema for table in typed}):
@@ -91,13 +99,7 @@ def _sound(file: SuiteFile, tables: Mapping[Table, Columns]) -> Iterator[_Sound]
         return
     columns = tables.get(table)
     if table not in tables:
-        near = difflib.get_close_matches(str(table), [str(known) for known in tables], n=3)
-        file.refuse(
-            ("name",),
-            "there is no such table"
-            + (f", did you mean {' or '.join(near)}?" if near else "")
-            + " A table is a stream or feed that a domain declares, a dbt model or an asset",
-        )
+        file.refuse(("name",), _no_table(table, tables))
     drift = file.suite.meta.drift if file.suite else None
     for name in drift.exclude if drift else ():
         _judge_column(file, ("meta", "drift", "exclude"), name, columns)
@@ -112,10 +114,31 @@ def _sound(file: SuiteFile, tables: Mapping[Table, Columns]) -> Iterator[_Sound]
         stock = _built(file, place, expectation)
         if stock is not None:
             _judge_columns(file, place, expectation.kwargs, columns)
+            other = _other_table(stock, table)
+            if other and other not in tables:
+                at: Location = ("expectations", place, "kwargs", "other_table_name")
+                file.refuse(at, _no_table(other, tables))
+            for where, message in judge(stock, columns):
+                file.refuse(("expectations", place, "kwargs", *where), message)
             if expectation.meta.quarantine:
                 _judge_quarantine(file, place, stock, table)
         if len(file.faults) == before:
             yield _Sound(place, stock)
+
+
+def _no_table(table: Table, tables: Collection[Table]) -> str:
+    near = difflib.get_close_matches(str(table), [str(known) for known in tables], n=3)
+    return (
+        f"there is no such table as {table}"
+        + (f", did you mean {' or '.join(near)}?" if near else ".")
+        + " A table is a stream or feed that a domain declares, a dbt model or an asset"
+    )
+
+
+def _other_table(stock: Any, table: Table) -> Table | None:
+    """The table that this one is compared with, which lies in the same schema."""
+    name = getattr(stock, "other_table_name", None)
+    return Table(table.schema, name) if isinstance(name, str) else None
 
 
 def _built(file: SuiteFile, place: int, expectation: Expectation) -> Any:
@@ -213,7 +236,10 @@ def _judge_quarantine(file: SuiteFile, place: int, stock: Any, table: Table) -> 
         )
 
 
-def _evaluate(url: str, suites: Collection[tuple[SuiteFile, list[_Sound]]]) -> None:
+def _evaluate(
+    url: str, tables: Collection[Table], suites: Collection[tuple[SuiteFile, list[_Sound]]]
+) -> None:
+    """Note what cannot be evaluated, of what is about these tables alone."""
     import great_expectations as gx
     from great_expectations.core.expectation_suite import ExpectationSuite
     from great_expectations.data_context.types.base import (
@@ -231,7 +257,7 @@ def _evaluate(url: str, suites: Collection[tuple[SuiteFile, list[_Sound]]]) -> N
         ),
     )
     source = context.data_sources.add_postgres(
-        "empty", connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
+        SOURCE, connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
     )
 
     def errors(batch: Any, expectations: Sequence[Any]) -> list[str]:
@@ -242,18 +268,48 @@ def _evaluate(url: str, suites: Collection[tuple[SuiteFile, list[_Sound]]]) -> N
             return [str(error)]
         return [message for result in results if (message := _error(result.exception_info))]
 
-    for number, (file, sound) in enumerate(suites):
+    for number, (file, found) in enumerate(suites):
         table = _table(file)
-        assert table
+        if not found or table is None or table not in tables:
+            continue
+        sound = [one for one in found if (_other_table(one.stock, table) or table) in tables]
         asset = source.add_table_asset(str(number), table_name=table.name, schema_name=table.schema)
         batch = asset.add_batch_definition_whole_table("all").get_batch()
-        for one in sound:
-            _judge_patterns(url, file, one)
         if errors(batch, [one.stock for one in sound]):
             # One that cannot be evaluated takes others with it.
             for one in sound:
                 for message in errors(batch, [one.stock]):
                     file.refuse(_to_blame(one), f"could not be evaluated: {message}")
+        for one in sound:
+            if argument := _type_argument(one):
+                # Which types the columns have does not depend on rows.
+                result = batch.validate(one.stock, result_format="BASIC")
+                if not result.success and not error_of(result.exception_info):
+                    held = result.result["observed_value"]
+                    file.refuse(
+                        ("expectations", one.place, "kwargs", argument),
+                        f"{one.stock.column} of {table} is of the type {held}: write that",
+                    )
+
+
+def _type_argument(one: _Sound) -> str:
+    return next((name for name in _TYPES if hasattr(one.stock, name)), "")
+
+
+def _judge_types(url: str, file: SuiteFile, one: _Sound) -> None:
+    """Whether there are the types that are named, where nobody declares the column's own."""
+    import psycopg
+
+    if not (argument := _type_argument(one)):
+        return
+    named = getattr(one.stock, argument)
+    with psycopg.connect(url) as connection:
+        for name in named if isinstance(named, list) else [named]:
+            if connection.execute("SELECT to_regtype(%s) IS NULL", [name]).fetchone() == (True,):
+                file.refuse(
+                    ("expectations", one.place, "kwargs", argument),
+                    f"{name} is no type of PostgreSQL: write one as text, bigint or numeric",
+                )
 
 
 def _error(info: Mapping[str, Any] | None) -> str:

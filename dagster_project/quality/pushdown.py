@@ -23,6 +23,7 @@ from great_expectations.validator.metric_configuration import MetricConfiguratio
 from dagster_project.quality.figures import (
     DistinctValues,
     DuplicatedRows,
+    NotNumbers,
     QueryOfUnexpectedRows,
     RowsOfDomain,
     SampleOfUnexpectedRows,
@@ -42,6 +43,21 @@ _SHOWN: dict[str, Any] = {
 }
 
 _UNEXPECTED = ".unexpected_count"
+#: Figures that NaN leaves nothing of, and whether an infinite value leaves nothing of them either.
+_OF_NUMBERS = {
+    "column.mean": True,
+    "column.standard_deviation": True,
+    "column.sum": True,
+    "column.histogram": True,
+    f"column_values.z_score.under_threshold{_UNEXPECTED}": True,
+    f"column_values.not_outliers{_UNEXPECTED}": True,
+    "column.max": False,
+    "column.median": False,
+    "column.quantile_values": False,
+}
+_NOT_NUMBERS = NotNumbers.metric_name
+#: Of a result: why there is none.
+REASON = "mesh.reason"
 _QUERY = QueryOfUnexpectedRows.metric_name
 #: Whether a row meets these depends on others.
 _OF_SEVERAL_ROWS = ("column_values.unique", "compound_columns.unique")
@@ -90,6 +106,8 @@ class _Look:
     """Mixed into an expectation: asks for figures in its own way."""
 
     meta: dict[str, Any]
+    #: Of what is about one.
+    column: str
 
     @property
     def every_row(self) -> Any:
@@ -105,6 +123,10 @@ class _Look:
                 needed.set_metric_configuration(name, other)
             if query := self._query(name, metric):
                 needed.set_metric_configuration(_QUERY, query)
+            if name in _OF_NUMBERS:
+                values = {"infinite": _OF_NUMBERS[name]}
+                count = MetricConfiguration(_NOT_NUMBERS, metric.metric_domain_kwargs, values)
+                needed.set_metric_configuration(_NOT_NUMBERS, count)
         return needed
 
     def instead(self, name: str, metric: MetricConfiguration) -> MetricConfiguration | None:
@@ -112,6 +134,12 @@ class _Look:
         raise NotImplementedError
 
     def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if count := metrics.get(_NOT_NUMBERS):
+            reason = (
+                f"{self.column} has NaN or infinite values, {count} of them: mend them, or leave "
+                "their rows out by a row_condition"
+            )
+            return {"success": False, "result": {"unexpected_count": count, REASON: reason}}
         raw = super()._validate(metrics, *args, **kwargs)  # type: ignore[misc]
         if _QUERY in metrics:
             raw["result"] |= metrics[_QUERY]

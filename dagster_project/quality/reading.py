@@ -13,6 +13,15 @@ from dagster_project.quality.masking import may_show, without_values
 from dagster_project.quality.outcome import MASK, SAMPLE_ROWS, Outcome
 from dagster_project.warehouse.connection import connect, masked
 
+#: Python's errors that do not say what to mend in a suite.
+_CLEARER = {
+    "can't compare offset-naive and offset-aware datetimes": (
+        "of the column and min_value or max_value one has a time zone and the other has "
+        "none: write the zone, as in 2013-01-01T00:00:00+00:00, for a column of the type "
+        "timestamptz, and none for a timestamp"
+    )
+}
+
 
 def key_of(url: str, request: Request) -> list[str]:
     """What a person recognises a row by: the primary key, or what the suite says is unique."""
@@ -128,23 +137,28 @@ def _failed(
     ((a, result),) = list(refused.items())[:1]
     of_rows = is_about_rows(a.stock) or "unexpected_rows_query" in type(a.stock).__fields__
     of_a_part = of_rows or "row_condition" in type(a.stock).__fields__
-    # What is about the table itself, or could not be found out, is so for all its partitions.
-    if not request.partitions or not of_a_part or error_of(result.exception_info):
-        return {"": (result.result or {}).get("unexpected_count")}
+    counted = (result.result or {}).get("unexpected_count")
+    # What is about the table itself is so for all its partitions, as is what could not be found
+    # out, unless it is for some of the rows.
+    lost = error_of(result.exception_info) and counted is None
+    if not request.partitions or not of_a_part or lost:
+        return {"": counted}
     if all(a.partition for a in refused):
         return {a.partition: None for a in refused}
     partitions = request.partitions
     figures = result.result or {}
     selected = _selects_partition(a.stock, figures, partitions.column)
     if len(partitions.keys) == 1 or not selected:
-        return dict.fromkeys(partitions.keys, figures.get("unexpected_count"))
+        return dict.fromkeys(partitions.keys, counted)
     statement = (
         f"SELECT to_char({selected}, 'YYYY-MM-DD'), count(*) FROM ({query}) AS q GROUP BY 1 "
         "ORDER BY 1"
     )
     with connect(url, f"finding the partitions of {request.suite.table} that fail") as connection:
         found = dict(connection.execute(statement.encode()).fetchall())
-    return {key: found[key] for key in partitions.keys if key in found}
+    failed: dict[str, int | None] = {key: found[key] for key in partitions.keys if key in found}
+    # Rows of other days only, or of none: which of these days they are against, nobody knows.
+    return failed or dict.fromkeys(partitions.keys)
 
 
 def _selects_partition(stock: Any, figures: Mapping[str, Any], column: str) -> str:
@@ -163,5 +177,5 @@ def error_of(info: Mapping[str, Any] | None) -> str:
     if not info:
         return ""
     shapes = [info] if "raised_exception" in info else list(info.values())
-    messages = [s["exception_message"] for s in shapes if s.get("raised_exception")]
-    return masked("; ".join(str(message) for message in dict.fromkeys(messages)))
+    messages = [str(s["exception_message"]) for s in shapes if s.get("raised_exception")]
+    return masked("; ".join(_CLEARER.get(message, message) for message in dict.fromkeys(messages)))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster_project.failures import WarehouseError
+from dagster_project.quality.arguments import SOURCE
 from dagster_project.quality.asked import Asked, Request, asked_of, in_range
 from dagster_project.quality.masking import masked_result, without_values
 from dagster_project.quality.outcome import SAMPLE_ROWS, Outcome, Validation
@@ -48,7 +49,7 @@ def validate(url: str, request: Request) -> Validation:
     )
     try:
         source = context.data_sources.add_postgres(
-            "warehouse", connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
+            SOURCE, connection_string=url.replace("postgresql://", "postgresql+psycopg2://", 1)
         )
     except TestConnectionError as error:
         raise failure(url, f"validating {suite.table}", error) from None
@@ -59,6 +60,11 @@ def validate(url: str, request: Request) -> Validation:
         batch = asset.add_batch_definition_whole_table("all").get_batch()
         return _looked(url, request, batch)
     except (GreatExpectationsError, SQLAlchemyError, TestConnectionError) as error:
+        if f'relation "{suite.table}" does not exist' in str(error):
+            raise WarehouseError(
+                f"{suite.table} could not be validated: it is not in the warehouse. Load or build "
+                "it, and run its checks again"
+            ) from None
         said = without_values(str(error)) if request.personal else str(error)
         raise WarehouseError(f"{suite.table} could not be validated: {masked(said)}") from None
 
@@ -120,6 +126,8 @@ def _validated(
     """One validation of these expectations, each result with the stock one's configuration."""
     from great_expectations.core.expectation_suite import ExpectationSuite
 
+    from dagster_project.quality.pushdown import REASON
+
     asked = list(looks)
     for number, look in enumerate(looks.values()):
         look.meta["asked"] = number
@@ -129,5 +137,8 @@ def _validated(
         a = asked[result.expectation_config.meta["asked"]]
         result.expectation_config = a.stock.configuration
         result.result = plain(result.result)
+        if reason := (result.result or {}).pop(REASON, ""):
+            told = {"raised_exception": True, "exception_message": reason}
+            result.exception_info = {**told, "exception_traceback": ""}
         found[a] = result
     return {a: found[a] for a in asked}

@@ -7,7 +7,9 @@ import dagster as dg
 import psycopg
 import pytest
 
+from dagster_project.components import drift_check
 from dagster_project.components.expectation_suites import suite_checks
+from dagster_project.quality.drift_report import DriftReport
 from dagster_project.quality.suites import Severity, Suite
 from dagster_project.settings import get_settings
 
@@ -146,3 +148,37 @@ def test_refused_rows_are_set_aside_and_the_rest_goes_on(orders: str) -> None:
         ]
         rejected = connection.execute("SELECT count(*) FROM shop_raw.orders__rejects").fetchone()
     assert rejected == (1,)
+
+
+@pytest.mark.usefixtures("orders")
+@pytest.mark.parametrize("personal", [(), ("amount",)])
+def test_drift_that_cannot_be_judged_is_a_warning_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, personal: tuple[str, ...]
+) -> None:
+    def broken(*arguments: object) -> DriftReport:
+        raise RuntimeError("no quantile of 'anna' at postgresql://mesh:s3cr3t@host/db")
+
+    job = dg.define_asset_job("checks", dg.AssetSelection.all_asset_checks())
+    definitions = dg.Definitions(
+        asset_checks=[suite_checks(suite("warning"), None, personal)], jobs=[job]
+    )
+
+    def checked(instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckEvaluation]:
+        result = definitions.resolve_job_def("checks").execute_in_process(instance=instance)
+        assert result.success
+        return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        with monkeypatch.context() as patched:
+            patched.setattr(drift_check, "examine", broken)
+            found = checked(instance)
+        assert found["three_orders"].passed
+        assert not found["amount_is_there"].passed
+        drift = found["drift"]
+        assert (drift.passed, drift.severity) == (False, dg.AssetCheckSeverity.WARN)
+        said = drift.description or ""
+        assert said.startswith("could not be evaluated: RuntimeError: no quantile of")
+        assert "s3cr3t" not in said
+        assert ("anna" in said) == (not personal)
+        # The same rows are looked at anew: what nobody could judge is no verdict.
+        assert checked(instance)["drift"].passed

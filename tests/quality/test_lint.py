@@ -24,10 +24,12 @@ TABLES: dict[Table, Columns] = {
         "status": "text",
         "placed_at": "timestamptz",
         "total": "numeric",
+        "at_the_till": "timestamp without time zone",
         "Odd name%": "jsonb",
     },
     Table("shop", "fct_orders"): {"id": "bigint", "status": "text"},
     Table("shop_staging", "stg_orders"): None,
+    Table("shop_raw", "undeclared"): None,
 }
 #: By check: the expectation, where it is at fault, and what is said.
 FAULTY: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -70,8 +72,178 @@ FAULTY: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "upside_down": (
         "expect_column_values_to_be_between",
         {"column": "id", "min_value": 5, "max_value": 1},
+        "kwargs.min_value",
+        "min_value 5.0 is greater than max_value 1.0, so that nothing is between them: exchange",
+    ),
+    "mean_upside_down": (
+        "expect_column_mean_to_be_between",
+        {"column": "total", "min_value": 5, "max_value": 1},
+        "kwargs.min_value",
+        "min_value 5.0 is greater than max_value 1.0",
+    ),
+    "days_upside_down": (
+        "expect_column_max_to_be_between",
+        {"column": "placed_at", "min_value": "2013-02-01", "max_value": "2013-01-01"},
+        "kwargs.min_value",
+        "min_value 2013-02-01 is greater than max_value 2013-01-01",
+    ),
+    "strictly_the_same": (
+        "expect_column_values_to_be_between",
+        {"column": "id", "min_value": 1, "max_value": 1, "strict_max": True},
+        "kwargs.strict_max",
+        "nothing is between 1.0 and 1.0 without being 1.0: take strict_max away, or give two",
+    ),
+    "strictly_so_many_rows": (
+        "expect_table_row_count_to_be_between",
+        {"min_value": 3, "max_value": 3, "strict_min": True},
+        "kwargs.strict_min",
+        "nothing is between 3 and 3 without being 3",
+    ),
+    "mean_without_bounds": (
+        "expect_column_mean_to_be_between",
+        {"column": "total"},
         "kwargs",
-        "min_value cannot be greater than max_value",
+        "neither min_value nor max_value is given, so that it cannot fail: give one",
+    ),
+    "no_zone": (
+        "expect_column_max_to_be_between",
+        {"column": "placed_at", "max_value": "2013-01-01T12:00:00"},
+        "kwargs.max_value",
+        (
+            "2013-01-01T12:00:00 names no zone, but the column placed_at is timestamptz: write "
+            "2013-01-01T12:00:00+00:00 if UTC is meant"
+        ),
+    ),
+    "no_zone_of_rows": (
+        "expect_column_values_to_be_between",
+        {"column": "placed_at", "min_value": "2013-01-01 12:00"},
+        "kwargs.min_value",
+        "2013-01-01T12:00:00 names no zone",
+    ),
+    "a_zone_too_many": (
+        "expect_column_min_to_be_between",
+        {"column": "at_the_till", "min_value": "2013-01-01T12:00:00Z"},
+        "kwargs.min_value",
+        (
+            "names a zone, but the column at_the_till is timestamp without time zone, which has "
+            "none: write 2013-01-01T12:00:00"
+        ),
+    ),
+    "a_range_too_few": (
+        "expect_column_quantile_values_to_be_between",
+        {"column": "total", "quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[1, 2]]}},
+        "kwargs.quantile_ranges",
+        "there are 2 quantiles, but 1 value_ranges: give each quantile its own range",
+    ),
+    "a_range_too_many": (
+        "expect_column_quantile_values_to_be_between",
+        {"column": "total", "quantile_ranges": {"quantiles": [0.1], "value_ranges": [[1, 2]] * 2}},
+        "kwargs.quantile_ranges",
+        "there are 1 quantiles, but 2 value_ranges",
+    ),
+    "no_quantiles": (
+        "expect_column_quantile_values_to_be_between",
+        {"column": "total", "quantile_ranges": {"quantiles": [], "value_ranges": []}},
+        "kwargs.quantile_ranges",
+        "it has to name quantiles and their ranges",
+    ),
+    "no_such_quantile": (
+        "expect_column_quantile_values_to_be_between",
+        {"column": "total", "quantile_ranges": {"quantiles": [5], "value_ranges": [[1, 2]]}},
+        "kwargs.quantile_ranges.quantiles.0",
+        "5 is no quantile: write one from 0 to 1",
+    ),
+    "a_range_upside_down": (
+        "expect_column_quantile_values_to_be_between",
+        {
+            "column": "total",
+            "quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[None, 2], [4, 3]]},
+        },
+        "kwargs.quantile_ranges.value_ranges.1",
+        "4 is greater than 3: exchange them",
+    ),
+    "a_range_of_three": (
+        "expect_column_quantile_values_to_be_between",
+        {"column": "total", "quantile_ranges": {"quantiles": [0.1], "value_ranges": [[1, 2, 3]]}},
+        "kwargs.quantile_ranges.value_ranges.0",
+        "[1, 2, 3] is no range: write [least, most]",
+    ),
+    "no_values": (
+        "expect_column_values_to_be_in_set",
+        {"column": "status", "value_set": []},
+        "kwargs.value_set",
+        "value_set is empty, so that nothing is looked for: name at least one",
+    ),
+    "no_pairs": (
+        "expect_column_pair_values_to_be_in_set",
+        {"column_A": "id", "column_B": "status", "value_pairs_set": []},
+        "kwargs.value_pairs_set",
+        "value_pairs_set is empty",
+    ),
+    "no_types": (
+        "expect_column_values_to_be_in_type_list",
+        {"column": "status", "type_list": []},
+        "kwargs.type_list",
+        "type_list is empty",
+    ),
+    "no_types_at_all": (
+        "expect_column_values_to_be_in_type_list",
+        {"column": "status", "type_list": None},
+        "kwargs.type_list",
+        "type_list is empty",
+    ),
+    "no_such_column_type": (
+        "expect_column_values_to_be_of_type",
+        {"column": "status", "type_": "STRNG"},
+        "kwargs.type_",
+        "status of shop_raw.orders is of the type TEXT: write that",
+    ),
+    "type_by_another_name": (
+        "expect_column_type_to_be",
+        {"column": "placed_at", "type_": "timestamptz"},
+        "kwargs.type_",
+        "placed_at of shop_raw.orders is of the type TIMESTAMP WITH TIME ZONE: write that",
+    ),
+    "no_such_types": (
+        "expect_column_values_to_be_in_type_list",
+        {"column": "id", "type_list": ["INT", "STRNG"]},
+        "kwargs.type_list",
+        "id of shop_raw.orders is of the type BIGINT: write that",
+    ),
+    "no_such_table": (
+        "expect_table_row_count_to_equal_other_table",
+        {"other_table_name": "oders"},
+        "kwargs.other_table_name",
+        "there is no such table as shop_raw.oders, did you mean shop_raw.orders",
+    ),
+    "no_such_source": (
+        "expect_query_results_to_match_comparison",
+        {
+            "base_query": "select count(*) from {batch}",
+            "comparison_data_source_name": "lake",
+            "comparison_query": "select 1",
+        },
+        "kwargs.comparison_data_source_name",
+        "there is no data source lake: write warehouse, which is the only one",
+    ),
+    "comparison_with_no_table": (
+        "expect_query_results_to_match_comparison",
+        {
+            "base_query": "select count(*) from {batch}",
+            "comparison_data_source_name": "warehouse",
+            "comparison_query": "select count(*) from shop.fct_oders",
+        },
+        "kwargs",
+        'relation "shop.fct_oders" does not exist',
+    ),
+    "query_of_all_rows": (
+        "unexpected_rows_expectation",
+        {"unexpected_rows_query": "select id from shop_raw.orders where id < 0 -- {{batch}}"},
+        "kwargs.unexpected_rows_query",
+        (
+            "it does not say {batch}, so that it would look at all rows, whichever partition is "
+            "checked: write {batch} where the table's name stands"
+        ),
     ),
     "no_such_column": (
         "expect_column_values_to_be_unique",
@@ -186,6 +358,49 @@ SOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"column": "placed_at", "min_value": "2013-01-01"},
         {"quarantine": True},
     ),
+    "since_noon": (
+        "expect_column_max_to_be_between",
+        {"column": "placed_at", "min_value": "2013-01-01T12:00:00Z"},
+        {},
+    ),
+    "since_noon_there": (
+        "expect_column_max_to_be_between",
+        {"column": "at_the_till", "min_value": "2013-01-01T12:00:00"},
+        {},
+    ),
+    "exactly": (
+        "expect_column_values_to_be_between",
+        {"column": "id", "min_value": 1, "max_value": 1},
+        {},
+    ),
+    "quantiles": (
+        "expect_column_quantile_values_to_be_between",
+        {
+            "column": "total",
+            "quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[None, 2], [3, 3]]},
+        },
+        {},
+    ),
+    "type": ("expect_column_values_to_be_of_type", {"column": "id", "type_": "bigint"}, {}),
+    "types": (
+        "expect_column_values_to_be_in_type_list",
+        {"column": "status", "type_list": ["varchar", "text"]},
+        {},
+    ),
+    "as_many": (
+        "expect_table_row_count_to_equal_other_table",
+        {"other_table_name": "undeclared"},
+        {},
+    ),
+    "compared": (
+        "expect_query_results_to_match_comparison",
+        {
+            "base_query": "select count(*) from {batch}",
+            "comparison_data_source_name": "warehouse",
+            "comparison_query": "select count(*) from shop.fct_orders",
+        },
+        {},
+    ),
     "joined": (
         "unexpected_rows_expectation",
         {"unexpected_rows_query": "select id, 1 / id from {batch} join shop.fct_orders using (id)"},
@@ -272,7 +487,25 @@ def test_a_table_has_to_be_there(tmp_path: Path, warehouse_url: str) -> None:
     present = expectation("p", "expect_column_values_to_not_be_null", {"column": "id"})
     path = write(tmp_path, Table("shop", "fct_order"), present)
     (fault,) = linted(warehouse_url, path)
-    assert fault.startswith(f"{path}:2: name: there is no such table, did you mean shop.fct_orders")
+    said = "there is no such table as shop.fct_order, did you mean shop.fct_orders"
+    assert fault.startswith(f"{path}:2: name: {said}")
+
+
+def test_what_needs_no_columns_is_told_of_tables_whose_columns_nobody_declares(
+    tmp_path: Path, warehouse_url: str
+) -> None:
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("expect_column_values_to_be_of_type", {"column": "id", "type_": "STRNG"}),
+        ("expect_column_values_to_be_of_type", {"column": "id", "type_": "NUMERIC(10, 2)"}),
+        ("expect_column_values_to_match_regex", {"column": "id", "regex": "(["}),
+        ("expect_column_max_to_be_between", {"column": "id", "min_value": 2, "max_value": 1}),
+    ]
+    faulty = [expectation(f"c{place}", *kind) for place, kind in enumerate(kinds)]
+    path = write(tmp_path, Table("shop_staging", "stg_orders"), *faulty)
+    unknown, pattern, upside_down = linted(warehouse_url, path)
+    assert "expectations.0.kwargs.type_: STRNG is no type of PostgreSQL" in unknown
+    assert "expectations.2.kwargs.regex: ([ is no pattern of PostgreSQL" in pattern
+    assert "expectations.3.kwargs.min_value: min_value 2.0 is greater" in upside_down
 
 
 def test_rows_are_put_aside_of_raw_tables_by_what_is_about_single_rows(

@@ -136,6 +136,18 @@ def test_a_range_tells_which_of_its_partitions_fail(sales: str) -> None:
     assert outcomes(sales, *days[:2])["rows"].passed
 
 
+@pytest.mark.parametrize("days", [("2013-01-02",), ("2013-01-01", "2013-01-02")])
+@pytest.mark.parametrize("day", ["day", "NULL::date AS day", "id"])
+def test_a_query_that_finds_rows_of_no_asked_day_fails_all_of_them(
+    sales: str, day: str, days: tuple[str, ...]
+) -> None:
+    query = f"SELECT {day} FROM shop_raw.sales WHERE amount < 0"
+    checks = suite(all_days=("unexpected_rows_expectation", {"unexpected_rows_query": query}))
+    found = outcomes(sales, *days, checks=checks)["all_days"]
+    assert (found.passed, found.error) == (False, "")
+    assert set(found.failed) == set(days)
+
+
 def test_an_index_serves_the_partitions(sales: str) -> None:
     with psycopg.connect(sales, autocommit=True) as connection:
         connection.execute("CREATE INDEX ON shop_raw.sales (day)")
@@ -281,3 +293,78 @@ def test_values_of_any_type_can_be_shown(sales: str) -> None:
     found = validate(sales, Request(checks, names))
     assert [(o.passed, o.error, len(o.sample)) for o in found.outcomes] == [(False, "", 20)] * 5
     assert json.dumps(found.result, default=None)
+
+
+@pytest.mark.parametrize(("kind", "zone"), [("timestamptz", ""), ("timestamp", "Z")])
+def test_times_of_which_one_has_a_zone_are_told_with_what_to_write(
+    sales: str, kind: str, zone: str
+) -> None:
+    with psycopg.connect(sales) as connection:
+        connection.execute(f"ALTER TABLE shop_raw.sales ADD at {kind} DEFAULT '2013-01-01'")
+    bound = {"column": "at", "min_value": f"2013-01-01T00:00:00{zone}"}
+    found = outcomes(sales, checks=suite(at=("expect_column_max_to_be_between", bound)))["at"]
+    assert not found.passed
+    assert "one has a time zone and the other has none: write the zone, as in" in found.error
+
+
+#: Of which NaN, or infinity, leaves nothing: what is expected, and whether infinity does so.
+OF_NUMBERS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "mean": ("expect_column_mean_to_be_between", {"min_value": -1}, True),
+    "spread": ("expect_column_stdev_to_be_between", {"min_value": 0}, True),
+    "total": ("expect_column_sum_to_be_between", {"min_value": -1}, True),
+    "z": (
+        "expect_column_value_z_scores_to_be_less_than",
+        {"threshold": 9, "double_sided": True},
+        True,
+    ),
+    "outliers": (
+        "expect_column_values_to_not_be_outliers",
+        {"method": "std", "multiplier": 9},
+        True,
+    ),
+    "shares": (
+        "expect_column_kl_divergence_to_be_less_than",
+        {"partition_object": {"bins": [-1, 2, 5], "weights": [0.5, 0.5]}, "threshold": 9},
+        True,
+    ),
+    "median": ("expect_column_median_to_be_between", {"min_value": -1}, False),
+    "most": ("expect_column_max_to_be_between", {"min_value": -1}, False),
+    "quantile": (
+        "expect_column_quantile_values_to_be_between",
+        {"quantile_ranges": {"quantiles": [0.1], "value_ranges": [[-1, None]]}},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["numeric", "double precision", "numeric(20, 4)"])
+def test_figures_of_what_is_no_number_are_not_evaluated(sales: str, kind: str) -> None:
+    """One day has two NaN and another one infinite value; what passes of the others still does."""
+    with psycopg.connect(sales) as connection:
+        connection.execute(f'ALTER TABLE shop_raw.sales ADD "The share" {kind}')
+        connection.execute('UPDATE shop_raw.sales SET "The share" = id % 5')
+        connection.execute("UPDATE shop_raw.sales SET \"The share\" = 'NaN' WHERE id IN (11, 12)")
+        if kind != "numeric(20, 4)":
+            connection.execute("UPDATE shop_raw.sales SET \"The share\" = 'Infinity' WHERE id = 23")
+    about = {"column": "The share"}
+    checks = suite(**{name: (k, kwargs | about) for name, (k, kwargs, _) in OF_NUMBERS.items()})
+
+    def told(*days: str) -> dict[str, tuple[bool, str, int | None]]:
+        found = outcomes(sales, *days, checks=checks)
+        return {name: (o.passed, o.error, o.unexpected_count) for name, o in found.items()}
+
+    assert set(told("2013-01-01").values()) == {(True, "", None), (True, "", 0)}
+    for passed, error, count in told("2013-01-02").values():
+        assert (passed, count) == (False, 2)
+        assert error.startswith("The share has NaN or infinite values, 2 of them: mend them")
+    if kind != "numeric(20, 4)":
+        for name, (passed, _, _) in told("2013-01-03").items():
+            assert passed is not OF_NUMBERS[name][2], name
+    both = outcomes(sales, "2013-01-01", "2013-01-02", checks=checks)
+    # Of a day as a whole the day is told; of rows among others of all days, all.
+    assert set(both["mean"].failed) == {"2013-01-02"}
+    assert set(both["z"].failed) == {"2013-01-01", "2013-01-02"}
+    assert not any(outcome.passed for outcome in outcomes(sales, checks=checks).values())
+    left_out = {"row_condition": 'col("The share") < 99', "condition_parser": "great_expectations"}
+    some = suite(mean=("expect_column_mean_to_be_between", {"min_value": 0} | about | left_out))
+    assert outcomes(sales, "2013-01-02", checks=some)["mean"].passed

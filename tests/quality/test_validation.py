@@ -157,7 +157,7 @@ def test_a_missing_column_is_not_bad_data(there: Run, orders: str) -> None:
 
 
 def test_a_missing_table_is_named(there: Run, orders: str) -> None:
-    with pytest.raises(WarehouseError, match=r"shop_raw\.others could not be validated"):
+    with pytest.raises(WarehouseError, match=r"shop_raw\.others could not be validated: it is not"):
         validated(orders, suite("shop_raw.others", rows=ROW_COUNT))
 
 
