@@ -32,6 +32,9 @@ storage:
     config:
       postgres_url:
         env: MESH_DAGSTER_URL
+run_launcher:
+  module: dagster_project.orchestration.launcher
+  class: PreforkRunLauncher
 telemetry:
   enabled: false
 nux:
@@ -40,6 +43,7 @@ freshness:
   enabled: true
 run_monitoring:
   enabled: true
+  poll_interval_seconds: 5
   free_slots_after_run_end_seconds: 60
 sensors:
   use_threads: true
