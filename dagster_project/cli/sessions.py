@@ -1,4 +1,4 @@
-"""Programs that were started as the leaders of sessions, and all that is left of them at the end."""
+"""Programs that were started as leaders of sessions, and what is left of those at the end."""
 
 from __future__ import annotations
 

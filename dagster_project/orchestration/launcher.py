@@ -35,13 +35,13 @@ class PreforkRunLauncher(DefaultRunLauncher):
         if self._fork(run):
             self._run_ids.add(run.run_id)
             return
-        if PROCESS in self._instance.get_run_by_id(run.run_id).tags:
+        again = self._instance.get_run_by_id(run.run_id)
+        if again and RunProcess.of(again):  # a fork that did not begin
             self._instance.add_run_tags(run.run_id, {PROCESS: ""})
         super().launch_run(context)
 
     def _fork(self, run: DagsterRun) -> bool:
-        """Whether the run was begun, or may have been. See the server's module for how it is said.
-        """
+        """Whether the run was begun, or may have been: the server's module says how that goes."""
         told = False
         try:
             with (
@@ -69,8 +69,8 @@ class PreforkRunLauncher(DefaultRunLauncher):
         run = self._instance.get_run_by_id(run_id) if self.has_instance else None
         process = RunProcess.of(run) if run and not run.is_finished else None
         if not run or not process:
-            return super().terminate(run_id)
-        if not process.is_alive() and self._instance.get_run_by_id(run_id).is_finished:
+            return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
+        if not process.is_alive() and self._is_finished(run_id):
             return False
         self._instance.report_run_canceling(run)
         if process.interrupt():
@@ -78,6 +78,10 @@ class PreforkRunLauncher(DefaultRunLauncher):
         # Nobody else would say it before run monitoring runs out of patience.
         self._instance.report_run_canceled(run, _gone(process))
         return True
+
+    def _is_finished(self, run_id: str) -> bool:
+        run = self._instance.get_run_by_id(run_id)
+        return run is None or run.is_finished
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -56,11 +56,14 @@ _PATIENCE, _READY = 2.0, 60.0
 #: What a run's own process imports apart from the definitions.
 PRELOADED = (
     "dagster._cli.api",
+    "dagster._core.instance.factory",
+    "dagster._core.storage.root",
     "dagster._core.storage.local_compute_log_manager",
     "dagster_project.orchestration.launcher",
     "dagster_project.orchestration.storage",
     "psycopg2.extras",
     "sqlalchemy.dialects.postgresql.psycopg2",
+    "upath.implementations.local",
 )
 
 
@@ -92,8 +95,8 @@ def digest() -> str:
                     status = entry.stat()
                     found.update(f"{entry.path} {status.st_size} {status.st_mtime_ns}\n".encode())
     # A package that is installed, upgraded or removed changes the folder.
-    for path in (WORKSPACE, sysconfig.get_path("purelib")):
-        found.update(f"{os.stat(path).st_mtime_ns}\n".encode())
+    for path in (WORKSPACE, Path(sysconfig.get_path("purelib"))):
+        found.update(f"{path.stat().st_mtime_ns}\n".encode())
     return found.hexdigest()
 
 
@@ -113,10 +116,11 @@ def _load() -> None:
     from dagster_project.orchestration.execution import preload
 
     for origin in WorkspaceFileTarget(paths=[str(WORKSPACE)]).create_origins():
-        module = origin.loadable_target_origin.module_name  # type: ignore[attr-defined]
+        name = origin.loadable_target_origin.module_name
+        assert name  # workspace.yaml names nothing else
         try:
-            for target in loadable_targets_from_python_module(module, None):
-                pointer = CodePointer.from_module(module, target.attribute, None)
+            for target in loadable_targets_from_python_module(name, None):
+                pointer = CodePointer.from_module(name, target.attribute, None)
                 reconstruct_repository_def_from_pointer(pointer).get_all_jobs()
         except Exception:  # noqa: BLE001 - whatever is wrong with it
             traceback.print_exc()
@@ -143,7 +147,7 @@ def serve() -> None:
                 os._exit(0)
             if digest() != loaded or (validations and validations.poll() is not None):
                 # The launcher does without meanwhile. Runs stay children of this process.
-                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
             if listener in ready:
                 _answer(listener)
 
@@ -171,10 +175,12 @@ def _listening(home: Path) -> Iterator[socket.socket]:
     folder.chmod(0o700)
     with address(home) as path, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         # Under another name first: who finds it, finds that it answers.
-        listener.bind(f"{path}.new")
-        os.chmod(f"{path}.new", 0o600)
+        new = Path(f"{path}.new")
+        new.unlink(missing_ok=True)
+        listener.bind(str(new))
+        new.chmod(0o600)
         listener.listen(64)
-        os.replace(f"{path}.new", path)
+        new.replace(path)
         yield listener
 
 

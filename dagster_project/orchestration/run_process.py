@@ -30,7 +30,7 @@ class RunProcess:
 
     @classmethod
     def current(cls, run_id: str) -> RunProcess:
-        """This process, for this run."""
+        """The one that asks, for this run."""
         started = _started(os.getpid())
         assert started
         return cls(run_id, os.getpid(), started)
