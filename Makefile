@@ -41,7 +41,7 @@ lint: development ## style, types, who may use whom, and the suites of expectati
 	.venv/bin/lint-imports
 	.venv/bin/mesh lint
 
-bench: environment ## what it costs, as ratios (ARGS="loading warehouse sync pipeline")
+bench: environment ## what it costs, as ratios (ARGS="loading warehouse sync quality pipeline events")
 	@.venv/bin/python -m benchmarks $(ARGS)
 
 lock: ## compile requirements/*.txt anew (ARGS="--upgrade-package dagster")

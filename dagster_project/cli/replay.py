@@ -43,7 +43,7 @@ def replay(
     with services(settings):
         lake = Lake(get_settings().lake)
         if again:
-            _forget(feed, lake, wanted)
+            forget_days(feed, lake, wanted)
         loaded = read_objects(warehouse_url(), feed.table)
         for number, day in enumerate(wanted, start=1):
             key = delivery.object_path(day)
@@ -59,7 +59,7 @@ def replay(
                 time.sleep(every)
 
 
-def _forget(feed: Feed, lake: Lake, days: Sequence[date]) -> None:
+def forget_days(feed: Feed, lake: Lake, days: Sequence[date]) -> None:
     """Take the days' files and rows away: the raw table holds what their files say, no more."""
     lake.delete([delivery.object_path(day) for day in days])
     target = target_of(feed.domain, read_feed(feed.domain, feed.name))

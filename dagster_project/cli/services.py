@@ -32,6 +32,9 @@ storage:
     config:
       postgres_url:
         env: MESH_DAGSTER_URL
+run_launcher:
+  module: dagster_project.orchestration.launcher
+  class: PreforkRunLauncher
 telemetry:
   enabled: false
 nux:
@@ -40,16 +43,28 @@ freshness:
   enabled: true
 run_monitoring:
   enabled: true
+  poll_interval_seconds: 5
   free_slots_after_run_end_seconds: 60
 sensors:
   use_threads: true
   num_workers: 8
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+    tag_concurrency_limits:
+      # However many runs a backfill has, there is room for what comes meanwhile.
+      - key: dagster/backfill
+        limit: 2
+  pools:
+    granularity: op
+    default_limit: 1
 run_queue:
-  max_concurrent_runs: 4
   dequeue_interval_seconds: 1
+# Runs that were lost with their process go on where they were; a step that failed has tried itself.
 run_retries:
   enabled: true
-  max_retries: 0
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
 """
 
 #: Telemetry of the libraries off; Dagster's events written in batches, which halves what the

@@ -15,12 +15,11 @@ from pathlib import Path
 from types import FrameType
 
 from dagster_project.cli.services import services
+from dagster_project.cli.sessions import end_session
 from dagster_project.failures import BusyError, MeshError
 from dagster_project.settings import DBT_PROJECT_DIR, PROJECT, WORKSPACE, Settings, warehouse_url
 
 HOST = "127.0.0.1"
-#: Seconds that the processes get to end by themselves before they are killed.
-GRACE = 12.0
 #: Seconds that the program itself gets to end all that it started, once it was told to.
 PATIENCE = 25.0
 
@@ -29,6 +28,7 @@ def serve(settings: Settings, port: int) -> int:
     """Serve the UI until a signal comes; the exit code."""
     _refuse_taken(port)
     from dagster_project.cli.docs import serving
+    from dagster_project.cli.preforking import preforking
     from dagster_project.cli.run import install
     from dagster_project.cli.services import prepare_home
     from dagster_project.domain import domain_names
@@ -42,6 +42,7 @@ def serve(settings: Settings, port: int) -> int:
             # Somebody else's port: the checks' links lead there, the rest works.
             print(f"mesh: {error}", file=sys.stderr)
         os.environ.setdefault("MESH_UI_URL", f"http://{HOST}:{port}")
+        stack.enter_context(preforking(settings))
         command = [
             *(_program("dagster"), "dev", "--workspace", str(WORKSPACE)),
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),
@@ -89,7 +90,8 @@ def _run_group(command: Sequence[str], folder: Path) -> int:
     def forward(number: int, _: FrameType | None) -> None:
         asked.append(time.monotonic())
         for group in groups:
-            _signal(group, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     # Before it starts: a signal that this process was told to ignore, as a shell's `&` does, is not
     # ignored by the program, and one that comes while it starts is not lost.
@@ -102,45 +104,12 @@ def _run_group(command: Sequence[str], folder: Path) -> int:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(timeout=0.5)
             if asked and time.monotonic() > asked[0] + PATIENCE:
-                _end_group(process.pid)
+                end_session(process.pid)
     except FileNotFoundError:
         raise MeshError(f"{command[0]}: no such program") from None
     finally:
         for group in groups:
-            _end_group(group)
+            end_session(group)
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
-
-
-def _signal(group: int, number: int) -> bool:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-        return True
-    return False
-
-
-def _end_group(group: int) -> None:
-    """End what is left of the group, the session's other groups included."""
-    for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 2.0)):
-        members = _session(group)
-        if not members:
-            return
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-        limit = time.monotonic() + grace
-        while _session(group) and time.monotonic() < limit:
-            time.sleep(0.1)
-
-
-def _session(leader: int) -> list[int]:
-    """The processes of the session that the program leads, and those that descend from them."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found

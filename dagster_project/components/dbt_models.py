@@ -177,6 +177,8 @@ def _whole(
         specs=[spec.replace_attributes(automation_condition=condition) for spec in assets],
         check_specs=checks,
         can_subset=True,
+        # Two runs do not build the same tables at once: the second finds what the first has built.
+        pool=step,
         op_tags={"dagster/compute_kind": "dbt"},
     )
     @retried
@@ -233,6 +235,7 @@ def _daily(
         can_subset=True,
         partitions_def=feed_partitions(feed),
         backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=f"{DAILY_STEP}{name}",
         op_tags={"dagster/compute_kind": "dbt"},
     )
     @retried

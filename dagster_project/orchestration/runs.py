@@ -22,6 +22,7 @@ from dagster._core.remote_origin import CodeLocationOrigin, RemoteRepositoryOrig
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    MAX_RETRIES_TAG,
 )
 from dagster._core.workspace.autodiscovery import loadable_targets_from_python_module
 from dagster._core.workspace.load_target import WorkspaceFileTarget
@@ -47,6 +48,8 @@ def report_killed(instance: dg.DagsterInstance, started_by: str) -> None:
     filters = dg.RunsFilter(statuses=_UNFINISHED, tags={STARTED_BY: started_by})
     for run in instance.get_runs(filters):
         instance.report_run_failed(run, "Its process was killed before the run had ended.")
+        # A daemon would do so some time later, if there was one.
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def execute(request: RunRequest, run_id: str) -> bool:
     if request.assets is not None:
         keys = frozenset(dg.AssetKey(list(path)) for path in request.assets)
         job = job.get_subset(asset_selection=keys)
-    tags = dict(request.tags or {})
+    # Whoever started it sees that it failed: the daemon does not start it again.
+    tags = {MAX_RETRIES_TAG: "0", **(request.tags or {})}
     if request.partitions:
         first, last = request.partitions
         tags |= {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}

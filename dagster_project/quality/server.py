@@ -43,10 +43,14 @@ PRELOADED = (
 
 
 @contextmanager
-def validation_server() -> Iterator[None]:
-    """While it lasts, this process's children validate through a server, if need be a new one."""
+def validation_server() -> Iterator[subprocess.Popen[str] | None]:
+    """While it lasts, this process's children validate through a server.
+
+    It is given if it had to be started. It ends when nobody is left that may use it: neither this
+    process nor one that was forked from it meanwhile.
+    """
     if os.environ.get(ADDRESS):
-        yield
+        yield None
         return
     key = secrets.token_hex(16)
     process = subprocess.Popen(
@@ -64,7 +68,7 @@ def validation_server() -> Iterator[None]:
         port = process.stdout.readline().strip()
         if port:
             os.environ[ADDRESS] = f"{port}:{key}"
-        yield
+        yield process
     finally:
         os.environ.pop(ADDRESS, None)
         process.stdin.close()

@@ -1,0 +1,77 @@
+"""The process of a run on this machine: who it is, whether it is alive, how it is interrupted.
+
+A process's number alone says nothing, as it is given again. With the time when the process started,
+and the machine's, it is known whoever asks: also when all that started the process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+#: The tag of a run that says which process executes it.
+PROCESS = "mesh/process"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class RunProcess:
+    """A process that executes a run. Linux only."""
+
+    run_id: str
+    pid: int
+    #: When it started: the machine's boot, and the clock ticks since.
+    started: str
+
+    @classmethod
+    def current(cls, run_id: str) -> RunProcess:
+        """The one that asks, for this run."""
+        started = _started(os.getpid())
+        assert started
+        return cls(run_id, os.getpid(), started)
+
+    @classmethod
+    def of(cls, run: dg.DagsterRun) -> RunProcess | None:
+        """The process that the run's tag names; None if there is none, or it is another run's.
+
+        A run that is executed again passes its tags on.
+        """
+        run_id, _, rest = run.tags.get(PROCESS, "").partition(":")
+        pid, _, started = rest.partition(":")
+        return cls(run_id, int(pid), started) if run_id == run.run_id and pid else None
+
+    def __str__(self) -> str:
+        """As the tag has it."""
+        return f"{self.run_id}:{self.pid}:{self.started}"
+
+    def is_alive(self) -> bool:
+        return _started(self.pid) == self.started
+
+    def interrupt(self) -> bool:
+        """Interrupt it as Ctrl-C does; whether it was there to be interrupted."""
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                # Asked once it is held: a number that was given again is not interrupted.
+                if self.is_alive():
+                    signal.pidfd_send_signal(descriptor, signal.SIGINT)
+                    return True
+            finally:
+                os.close(descriptor)
+        return False
+
+
+def _started(pid: int) -> str | None:
+    """When the process started; None if there is none, or it has ended and nobody took note."""
+    try:
+        # Its name, in brackets, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, ticks = fields[0], fields[19]
+    return None if state in "ZX" else f"{_BOOT.read_text().strip()}:{ticks}"
