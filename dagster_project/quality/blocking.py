@@ -123,7 +123,7 @@ def _of_expectation(
             why.setdefault(Why.CHANGED if verdicts else Why.NEVER, []).append(key)
         elif verdict.version != versions[key]:
             why.setdefault(Why.CHANGED, []).append(key)
-        elif verdict.asked != asked:
+        elif verdict.asked not in ("", asked):  # noted before it was noted what was asked
             why.setdefault(Why.EDITED, []).append(key)
     return [
         Block(table, check, tuple(sorted(key for key in keys if key)), each)
