@@ -123,10 +123,10 @@ def stage(
 
     try:
         session.ingest(STAGE, pa.RecordBatchReader.from_batches(schema, batches()))
-    except Exception as error:
+    except Exception:
         if failed:
-            # The driver knows only that its input ended; this is why.
-            raise failed[0] from error
+            # The driver knows only that its input ended, and shows where at length; this is why.
+            raise failed[0] from None
         raise
     texts = ("key", "partition", "rejected_by", "rejected_at")
     pieces = pa.RecordBatch.from_pydict(
