@@ -19,6 +19,9 @@ from dagster_project.settings import get_settings, warehouse_url
 #: Seconds between two looks, and for how long a tick goes on looking: the daemon asks for the next
 #: tick every five seconds, and no more often.
 LOOK, WATCH = 0.8, 4.2
+#: A look that takes long, at many files or over a network, is followed by a pause that many times
+#: as long: so that looking never takes more than a tenth of the time.
+_REST = 9
 #: Runs that a tick asks for at most.
 _RUNS = 5
 
@@ -41,11 +44,13 @@ def landing_sensor(
         memory = Memory.parse(context.cursor)
         until = time.monotonic() + WATCH
         while True:
+            began = time.monotonic()
             found = look(domain, feed, lake, url, memory)
             memory = found.memory
-            if found.days or time.monotonic() + LOOK > until:
+            pause = max(LOOK, _REST * (time.monotonic() - began))
+            if found.days or time.monotonic() + pause > until:
                 break
-            time.sleep(LOOK)
+            time.sleep(pause)
         cursor = memory.dump()
         if not found.days:
             context.update_cursor(cursor)
