@@ -135,7 +135,7 @@ def serve() -> None:
     # Of the program that was here before it was loaded anew.
     inherited = {process.pid for process in _children()}
     _load()
-    from dagster_project.quality.server import validation_server
+    from dagster_project.quality.server import ADDRESS, validation_server
 
     # One for all runs: a run ends its own with itself, and would import it all again.
     with validation_server() as validations, _listening(get_settings().home) as listener:
@@ -146,8 +146,11 @@ def serve() -> None:
                 # At once: the validations go on while a run does.
                 os._exit(0)
             if digest() != loaded or (validations and validations.poll() is not None):
-                # The launcher does without meanwhile. Runs stay children of this process.
-                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+                # The launcher does without meanwhile. Runs stay children of this process, and keep
+                # their validations, which are not those of what comes.
+                environment = {k: v for k, v in os.environ.items() if k != ADDRESS}
+                program = [sys.executable, *sys.orig_argv[1:]]
+                os.execve(sys.executable, program, environment)  # noqa: S606
             if listener in ready:
                 _answer(listener)
 
@@ -191,12 +194,12 @@ def _answer(listener: socket.socket) -> None:
         connection.settimeout(_PATIENCE)
         try:
             run_id = connection.recv(LARGEST).decode()
-        except OSError:
-            return
-        if run_id:
-            multiprocessing.get_context("fork").Process(
-                target=_run, args=(listener, connection, run_id), name=f"run {run_id}"
-            ).start()
+            if run_id:
+                multiprocessing.get_context("fork").Process(
+                    target=_run, args=(listener, connection, run_id), name=f"run {run_id}"
+                ).start()
+        except (OSError, ValueError):
+            traceback.print_exc()  # who asked finds that nobody answers
 
 
 def _run(listener: socket.socket, connection: socket.socket, run_id: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import psutil
@@ -18,9 +17,8 @@ from dagster_project.warehouse.embedded import EmbeddedPostgres
 from tests.e2e.platform import Ended, Platform
 from tests.e2e.ui import Ui, serving
 
-AGAIN = """mutation ($parent: String!) { launchRunReexecution(
-    reexecutionParams: {parentRunId: $parent, strategy: ALL_STEPS}) {
-        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+CANCEL = """mutation ($run: String!) { terminateRun(runId: $run) {
+    __typename ... on TerminateRunFailure { message } } }"""
 ASSETS = """{ assetNodes { assetKey { path } groupName description owners {
         ... on TeamAssetOwner { team } } isMaterializable
     assetMaterializations(limit: 1) { metadataEntries { label
@@ -70,18 +68,12 @@ def test_every_asset_has_group_owner_description_and_rows(ui: Ui):
             assert rows.get("dagster/row_count") is not None, name
 
 
-def test_a_run_can_be_executed_again(ui: Ui):
+def test_a_run_can_be_executed_again_in_a_fork(ui: Ui):
+    server = ui.forking()
     parent = next(run["runId"] for run in ui.runs() if run["jobName"] == "fleet_pipeline")
-    launched = ui.ask(AGAIN, parent=parent)["launchRunReexecution"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    number = launched["run"]["runId"]
-    limit = time.monotonic() + 300
-    while True:
-        run = next(run for run in ui.runs() if run["runId"] == number)
-        if run["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
-            break
-        assert time.monotonic() < limit, run
-        time.sleep(1)
+    number = ui.launch("fleet_pipeline")
+    assert ui.at_work(number).ppid() == server.pid
+    run = ui.ended(number)
     assert run["status"] == "SUCCESS"
     assert run["parentRunId"] == parent
     assert run["repositoryOrigin"]["repositoryLocationName"] == "fleet"
@@ -89,9 +81,33 @@ def test_a_run_can_be_executed_again(ui: Ui):
     assert counted == [(3_322,)]
 
 
+def test_a_run_that_is_canceled_ends(ui: Ui):
+    number = ui.launch("fleet_pipeline")
+    process = ui.at_work(number)
+    assert ui.ask(CANCEL, run=number)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    assert ui.ended(number, 60)["status"] == "CANCELED"
+    process.wait(30)
+
+
+def test_a_run_that_was_killed_is_marked_as_failed(ui: Ui):
+    number = ui.launch("fleet_pipeline")
+    ui.at_work(number).kill()
+    assert ui.ended(number, 60)["status"] == "FAILURE"
+
+
+def test_the_server_that_forks_runs_comes_back(ui: Ui):
+    killed = ui.forking()
+    killed.kill()
+    psutil.wait_procs([killed], timeout=10)
+    assert ui.forking() != killed
+
+
 def test_one_interrupt_ends_all_of_it(ui: Ui):
+    number = ui.launch("fleet_pipeline")
+    process = ui.at_work(number)
     started = ui.processes()
     assert len(started) > 8
+    assert process in started
     assert EmbeddedPostgres(ui.platform.home).status().running
     os.kill(ui.process.pid, signal.SIGINT)
     ui.process.wait(timeout=60)
@@ -99,3 +115,5 @@ def test_one_interrupt_ends_all_of_it(ui: Ui):
     assert alive == []
     assert not EmbeddedPostgres(ui.platform.home).status().running
     ui.platform.wait_until_quiet(5)
+    # The run was told, and said so.
+    assert ui.platform.runs()[number] == ("fleet", "FAILURE")

@@ -6,17 +6,20 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
 import psutil
 
+from dagster_project.orchestration.prefork import address
+from dagster_project.orchestration.run_process import PROCESS
 from tests.e2e.platform import Platform, until
 
 LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
@@ -24,6 +27,9 @@ LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
 RUNS = """{ runsOrError { ... on Runs { results {
     runId jobName status parentRunId tags { key value } assetSelection { path }
     stepStats { stepKey startTime } repositoryOrigin { repositoryLocationName } } } } }"""
+AGAIN = """mutation ($parent: String!) { launchRunReexecution(
+    reexecutionParams: {parentRunId: $parent, strategy: ALL_STEPS}) {
+        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 OVER = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
@@ -69,6 +75,48 @@ class Ui:
                 return runs
             assert time.monotonic() < limit, [(run["jobName"], run["status"]) for run in runs]
             time.sleep(0.5)
+
+    def launch(self, job: str) -> str:
+        """Execute a run of the job again, all of it; the new run."""
+        parent = next(run["runId"] for run in self.runs() if run["jobName"] == job)
+        launched = self.ask(AGAIN, parent=parent)["launchRunReexecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def run(self, number: str) -> dict[str, Any]:
+        return next(run for run in self.runs() if run["runId"] == number)
+
+    def at_work(self, number: str) -> psutil.Process:
+        """The run's own process, once a step of the run has started."""
+        limit = time.monotonic() + 120
+        while not any(step["startTime"] for step in self.run(number)["stepStats"]):
+            run = self.run(number)
+            assert run["status"] not in OVER, run
+            assert time.monotonic() < limit, run
+            time.sleep(0.3)
+        tags = {tag["key"]: tag["value"] for tag in self.run(number)["tags"]}
+        return psutil.Process(int(tags[PROCESS].split(":")[1]))
+
+    def ended(self, number: str, seconds: float = 300) -> dict[str, Any]:
+        """The run, once it is over."""
+        limit = time.monotonic() + seconds
+        while (run := self.run(number))["status"] not in OVER:
+            assert time.monotonic() < limit, run
+            time.sleep(0.5)
+        return run
+
+    def forking(self, seconds: float = 90) -> psutil.Process:
+        """The server that forks runs, once it does."""
+        limit = time.monotonic() + seconds
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            while True:
+                with suppress(OSError), address(self.platform.home) as path:
+                    connection.connect(path)
+                    break
+                assert time.monotonic() < limit
+                time.sleep(0.3)
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)
+        return psutil.Process(int.from_bytes(peer, sys.byteorder))
 
     def processes(self) -> list[psutil.Process]:
         """All that it started, PostgreSQL apart."""

@@ -46,6 +46,8 @@ VERSION = "first"
 def marker(context: dg.AssetExecutionContext) -> None:
     with Path(os.environ["MARKS"], context.run_id).open("a") as file:
         file.write(VERSION + chr(10))
+    address = os.environ.get("_MESH_QUALITY_SERVER", "none")
+    Path(os.environ["MARKS"], "validations").write_text(address)
     while "slow" in context.run.tags:
         time.sleep(0.05)
 
@@ -264,6 +266,7 @@ def test_a_run_that_was_killed_is_marked_as_failed(world: World) -> None:
 
 def test_new_code_is_run_at_once(world: World) -> None:
     server, (going, process) = world.server, world.slow()
+    validations = (world.folder / "marks" / "validations").read_text()
     world.code.write_text(CODE.replace('"first"', '"second"'))
     run = world.launch()
     assert world.ended(run) == "SUCCESS"
@@ -273,6 +276,7 @@ def test_new_code_is_run_at_once(world: World) -> None:
     assert world.ended(again) == "SUCCESS"
     assert world.process(again)
     assert world.marks(again) == ["second"]
+    assert (world.folder / "marks" / "validations").read_text() != validations
     # It is the same process, and what it forked before is at work still.
     assert server
     assert server.poll() is None
