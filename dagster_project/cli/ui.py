@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from dagster_project.cli.code_servers import CodeServers
 from dagster_project.cli.services import services
 from dagster_project.cli.sessions import end_session
 from dagster_project.failures import BusyError, MeshError
@@ -48,7 +49,7 @@ def serve(settings: Settings, port: int) -> int:
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),
         ]
         print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)
-        return _run_group(command, PROJECT)
+        return _run_group(command, PROJECT, CodeServers(f"http://{HOST}:{port}"))
 
 
 def run_inside(settings: Settings, command: Sequence[str]) -> int:
@@ -81,7 +82,7 @@ def _refuse_taken(port: int) -> None:
             ) from None
 
 
-def _run_group(command: Sequence[str], folder: Path) -> int:
+def _run_group(command: Sequence[str], folder: Path, keeper: CodeServers | None = None) -> int:
     """Run a program as a process group of its own, and end every process of it at the end."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
     asked: list[float] = []
@@ -89,6 +90,8 @@ def _run_group(command: Sequence[str], folder: Path) -> int:
 
     def forward(number: int, _: FrameType | None) -> None:
         asked.append(time.monotonic())
+        if keeper:
+            keeper.ending.set()
         for group in groups:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
@@ -99,6 +102,9 @@ def _run_group(command: Sequence[str], folder: Path) -> int:
     try:
         process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
         groups.append(process.pid)
+        if keeper:
+            keeper.dagster = process.pid
+            keeper.start()
         code = None
         while code is None:
             with contextlib.suppress(subprocess.TimeoutExpired):

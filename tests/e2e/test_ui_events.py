@@ -195,6 +195,24 @@ def test_what_must_not_be_loaded_is_told_and_nothing_else_happens(
     assert flights(ui.platform, DAY) == before
 
 
+def test_a_code_server_that_is_killed_comes_back_and_misses_nothing(
+    ui: Ui, known: set[str]
+) -> None:
+    raw, mart = flights(ui.platform, BEFORE)
+    killed = [each for each in ui.processes() if "api grpc" in " ".join(each.cmdline())]
+    assert len(killed) == 4
+    for process in killed:
+        process.kill()
+    lose_a_flight(ui.platform, BEFORE)
+    limit = time.monotonic() + 90
+    while not (came := [run for run in ui.runs() if run["runId"] not in known]):
+        assert time.monotonic() < limit
+        time.sleep(0.5)
+    assert days_of(came[-1]) == (BEFORE, BEFORE)
+    assert {run["status"] for run in new(ui, known)} == {"SUCCESS"}
+    assert flights(ui.platform, BEFORE) == (raw - 1, mart - 1)
+
+
 def told(webhook: Webhook, *parts: str) -> None:
     """Until all of this was said."""
     limit = time.monotonic() + 60
