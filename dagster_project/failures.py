@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MeshError(Exception):
     """A failure that a person can act on.
@@ -35,6 +37,17 @@ class BusyError(MeshError):
 
 class SourceError(MeshError):
     """A connector or a source system failed, or what it sent is not whole."""
+
+
+class RefusedFilesError(SourceError):
+    """Files of a feed that cannot be loaded as they are; other files of the load may be sound."""
+
+    def __init__(self, why: str, files: Mapping[str, str]) -> None:
+        """Why the first one is refused, and all that are, by their partition."""
+        others = list(files.values())[1:]
+        shown = f"{', '.join(others[:5])}{f' and {len(others) - 5} more' if others[5:] else ''}"
+        super().__init__(f"{why}. Nor can be loaded: {shown}" if others else why)
+        self.partitions = tuple(files)
 
 
 class TransientSourceError(SourceError):

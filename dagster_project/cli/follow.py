@@ -1,4 +1,4 @@
-"""Following a run by its events: the event log is the one source of what a run did."""
+"""Following a domain's runs by their events: the event log is the one source of what a run did."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import dagster as dg
 from dagster import DagsterEventType, EventLogEntry
 from dagster._core.events import DagsterEvent
 
-from dagster_project.cli.progress import DomainProgress
+from dagster_project.cli.progress import DomainProgress, RunStarted
 from dagster_project.identity import RAW_SUFFIX
 
-_ENDED = {
-    DagsterEventType.RUN_SUCCESS: "succeeded",
-    DagsterEventType.RUN_FAILURE: "failed",
-    DagsterEventType.RUN_CANCELED: "canceled",
-}
+_ENDED = (
+    DagsterEventType.RUN_SUCCESS,
+    DagsterEventType.RUN_FAILURE,
+    DagsterEventType.RUN_CANCELED,
+)
 #: What a connector logs of its own code; the UI has it, a person at a terminal needs the rest.
 _TRACEBACK = re.compile(r"\n *Traceback \(most recent call last\):(?:\n(?:  File | {4}).*)*")
 
@@ -27,26 +27,35 @@ def _numbers(metadata: Any) -> dict[str, Any]:
 
 
 class Follower:
-    """Reads a run's new events and notes them in its progress."""
+    """Reads the new events of the run that a domain is at and notes them in its progress."""
 
     def __init__(self, instance: dg.DagsterInstance, progress: DomainProgress) -> None:
         self._instance = instance
         self._progress = progress
+        self._run: RunStarted | None = None
         self._cursor: str | None = None
+
+    def follow(self, run: RunStarted) -> None:
+        """Go on with the next run; the one before has ended."""
+        self.read()
+        self._run, self._cursor = run, None
+        self._progress.part = run.part
 
     def read(self) -> None:
         """Take in what happened since the last call."""
+        if self._run is None:
+            return
         while True:
             page = self._instance.get_records_for_run(
-                self._progress.run_id, cursor=self._cursor, limit=1000
+                self._run.run_id, cursor=self._cursor, limit=1000
             )
             self._cursor = page.cursor
             for record in page.records:
-                self._take(record.event_log_entry)
+                self._take(record.event_log_entry, self._run)
             if not page.has_more:
                 return
 
-    def _take(self, entry: EventLogEntry) -> None:
+    def _take(self, entry: EventLogEntry, run: RunStarted) -> None:
         progress = self._progress
         event = entry.dagster_event
         if event is None:
@@ -55,12 +64,17 @@ class Follower:
             return
         kind = event.event_type
         if kind is DagsterEventType.RUN_START:
-            progress.state, progress.started = "running", entry.timestamp
-            run = self._instance.get_run_by_id(progress.run_id)
-            progress.planned = len((run and run.step_keys_to_execute) or ())
+            if progress.state == "starting":
+                progress.state, progress.started = "running", entry.timestamp
+            found = self._instance.get_run_by_id(run.run_id)
+            progress.planned += len((found and found.step_keys_to_execute) or ())
         elif kind in _ENDED:
-            progress.state, progress.ended = _ENDED[kind], entry.timestamp
             progress.steps.clear()
+            if kind is DagsterEventType.RUN_CANCELED:
+                progress.state, progress.ended = "canceled", entry.timestamp
+            elif kind is DagsterEventType.RUN_SUCCESS and run.last:
+                # Else only the domain's process knows what follows, and tells by its end.
+                progress.state, progress.ended = "succeeded", entry.timestamp
         elif kind is DagsterEventType.STEP_START and event.step_key:
             progress.steps[event.step_key] = time.time()
         elif kind in (
@@ -74,20 +88,22 @@ class Follower:
         if kind is DagsterEventType.STEP_FAILURE:
             self._take_failure(event)
         elif kind is DagsterEventType.ASSET_MATERIALIZATION:
-            self._take_materialization(event)
+            self._take_materialization(event, run.run_id)
         elif kind is DagsterEventType.ASSET_CHECK_EVALUATION:
             self._take_check(event)
 
     def _take_failure(self, event: DagsterEvent) -> None:
-        error = event.step_failure_data.error
+        failure = event.step_failure_data
+        error = failure.error
         while error and error.cause:
             error = error.cause
-        message = (error.message if error else "failed").strip()
+        said = failure.user_failure_data and failure.user_failure_data.description
+        message = (said or (error.message if error else "failed")).strip()
         for prefix in ("dagster_project.failures.", "dagster._core.errors."):
             message = message.removeprefix(prefix)
         self._progress.errors.append(f"{event.step_key}: {_TRACEBACK.sub('', message)}")
 
-    def _take_materialization(self, event: DagsterEvent) -> None:
+    def _take_materialization(self, event: DagsterEvent, run_id: str) -> None:
         materialization = event.step_materialization_data.materialization
         path = materialization.asset_key.path
         name = "/".join(path)
@@ -95,8 +111,9 @@ class Follower:
         if path[0] == "lake":
             self._progress.streams[name] = int(found.get("dagster/row_count", 0))
         elif path[0].endswith(RAW_SUFFIX):
-            self._progress.received[name] = int(found.get("received", 0))
-            self._progress.loaded[name] = int(found.get("new", 0)) + int(found.get("changed", 0))
+            at, new, changed = (run_id, name), found.get("new", 0), found.get("changed", 0)
+            self._progress.received[at] = int(found.get("received", 0))
+            self._progress.loaded[at] = int(new) + int(changed)
         elif found.get("up to date"):
             self._progress.up_to_date.add(name)
         else:

@@ -14,23 +14,36 @@ from rich.table import Table
 from rich.text import Text
 
 
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A domain's next run."""
+
+    run_id: str
+    #: What it is about, if it is not about everything.
+    part: str = ""
+    #: Whether the domain has succeeded once this run has.
+    last: bool = True
+
+
 @dataclass
 class DomainProgress:
-    """What is known of one domain's run."""
+    """What is known of one domain's runs, which come one after the other."""
 
     domain: str
-    run_id: str
     state: str = "waiting"
+    #: What the present run is about, if it is one of several.
+    part: str = ""
     started: float | None = None
     ended: float | None = None
     steps: dict[str, float] = field(default_factory=dict)
-    #: Steps of the plan, and those that ended.
+    #: Steps of the runs so far, and those that ended.
     planned: int = 0
     done: int = 0
     news: str = ""
     streams: dict[str, int] = field(default_factory=dict)
-    loaded: dict[str, int] = field(default_factory=dict)
-    received: dict[str, int] = field(default_factory=dict)
+    #: By run and table.
+    loaded: dict[tuple[str, str], int] = field(default_factory=dict)
+    received: dict[tuple[str, str], int] = field(default_factory=dict)
     built: set[str] = field(default_factory=set)
     up_to_date: set[str] = field(default_factory=set)
     passed: int = 0
@@ -57,6 +70,8 @@ class DomainProgress:
         if self.state != "running":
             return self.state
         now = in_words(self.steps, self.domain)
+        if now and self.part:
+            now = f"{self.part}: {now}"
         return f"{now}  {self.news}" if self.news else now
 
     def rows(self) -> int:

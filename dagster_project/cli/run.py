@@ -1,4 +1,4 @@
-"""`mesh run`: the reference pipelines, each a run of its own code location, side by side."""
+"""`mesh run`: the reference pipelines, each in runs of its own code location, side by side."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
-from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from dagster_project.cli.progress import Display, DomainProgress
+from dagster_project.cli.progress import Display, DomainProgress, RunStarted
 from dagster_project.cli.services import prepare_home, services
 from dagster_project.domain import domain_folder, domain_names, read_domain
 from dagster_project.failures import BusyError, MeshError
@@ -46,7 +47,7 @@ def run_domains(settings: Settings, chosen: Sequence[str]) -> bool:
     for name in chosen:
         domain_folder(name)
     prepare_home(settings)
-    runs = [DomainProgress(name, str(uuid4())) for name in names]
+    runs = [DomainProgress(name) for name in names]
     display = Display(runs)
     with _only_one(settings.home), services(settings), validation_server():
         settings = get_settings()
@@ -142,12 +143,14 @@ def _fork_workers(settings: Settings, runs: Sequence[DomainProgress]) -> list[_W
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("fork")
-    workers = []
+    workers: list[_Worker] = []
     for run in runs:
         ours, theirs = context.Pipe()
         log = logs / f"{run.domain}.log"
         process = context.Process(
-            target=_work, args=(run.domain, run.run_id, theirs, log), name=f"mesh run {run.domain}"
+            target=_work,
+            args=(run.domain, theirs, log, [ours, *(worker.pipe for worker in workers)]),
+            name=f"mesh run {run.domain}",
         )
         process.start()
         theirs.close()
@@ -155,34 +158,56 @@ def _fork_workers(settings: Settings, runs: Sequence[DomainProgress]) -> list[_W
     return workers
 
 
-def _work(domain: str, run_id: str, pipe: Pipe, log: Path) -> None:
-    """In a domain's process: wait for the word, then run. Its output goes to its log."""
+def _work(domain: str, pipe: Pipe, log: Path, others: Sequence[Pipe]) -> None:
+    """In a domain's process: wait for the word, then run. Its output goes to its log.
+
+    What runs, and errors that no run tells of, go by the pipe. `others` are ends of pipes that the
+    process has only inherited.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for other in others:
+        other.close()
     with log.open("w", buffering=1) as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
         sys.stdout = sys.stderr = out
         try:
             from dagster_project.cli.pipeline import load_pipeline, prepare_pipeline, run_pipeline
+            from dagster_project.cli.waiting import read_waiting
 
             end_with_parent()
-            partitions = _in_a_fork(prepare_pipeline, domain)
+            waiting = _in_a_fork(prepare_pipeline, domain, log)
             load_pipeline(domain)
             if pipe.recv() != "run":
                 return
-            succeeded = run_pipeline(domain, run_id, partitions)
-        except EOFError:
-            return
+            look = partial(_in_a_fork, read_waiting, domain, log)
+            succeeded = run_pipeline(domain, waiting, look, pipe.send)
+        except (EOFError, ConnectionError):
+            # Nobody follows any more.
+            sys.exit(1)
         except MeshError as error:
             pipe.send(str(error))
             sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)
+        except Exception as error:  # noqa: BLE001 - the log is closed when Python would print it
+            pipe.send(_unforeseen(error, log))
+            sys.exit(1)
         sys.exit(0 if succeeded else 1)
 
 
-def _in_a_fork(function: Callable[[str], ResultT], argument: str) -> ResultT:
-    """The function's result, from a process of its own: what it opens is not there to inherit."""
+def _unforeseen(error: Exception, log: Path) -> str:
+    """An error that is nobody's mistake but ours, in a line; its traceback goes to the log."""
+    traceback.print_exception(error)
+    last = traceback.format_exception_only(error)[-1].strip()
+    return f"{last} (not foreseen; the traceback is in {log})"
+
+
+def _in_a_fork(function: Callable[[str], ResultT], argument: str, log: Path) -> ResultT:
+    """The function's result, from a process of its own: what it opens is not there to inherit.
+
+    Raises what it raises if that is a MeshError, and one that names the log for other errors.
+    """
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
 
@@ -191,6 +216,8 @@ def _in_a_fork(function: Callable[[str], ResultT], argument: str) -> ResultT:
             theirs.send((function(argument), None))
         except MeshError as error:
             theirs.send((None, error))
+        except Exception as error:  # noqa: BLE001 - told by the process that waits
+            theirs.send((None, MeshError(_unforeseen(error, log))))
 
     process = context.Process(target=answer)
     process.start()
@@ -198,7 +225,9 @@ def _in_a_fork(function: Callable[[str], ResultT], argument: str) -> ResultT:
     try:
         result, error = ours.recv()
     except EOFError:
-        raise MeshError(f"{function.__name__} of {argument} ended without an answer") from None
+        raise MeshError(
+            f"{function.__name__} of {argument} ended without an answer; its output: {log}"
+        ) from None
     finally:
         process.join()
         ours.close()
@@ -247,17 +276,21 @@ def _advance(worker: _Worker, runs: dict[str, DomainProgress], follower: Followe
                 worker.pipe.send("run")
         return
     alive = worker.process.is_alive()
+    with contextlib.suppress(EOFError, OSError):
+        while worker.pipe.poll():
+            told = worker.pipe.recv()
+            if isinstance(told, RunStarted):
+                follower.follow(told)
+            else:
+                run.errors.append(told)
     follower.read()
     if alive:
         return
-    follower.read()
-    if not run.is_over() or worker.process.exitcode not in (0, 1):
-        run.state, run.ended = "failed", run.ended or time.time()
-    with contextlib.suppress(EOFError, OSError):
-        if worker.pipe.poll():
-            run.errors.append(worker.pipe.recv())
+    code = worker.process.exitcode
+    if not run.is_over() or code not in (0, 1):
+        run.state = "failed" if code else "succeeded"
+        run.ended = run.ended or time.time()
     if not run.succeeded and not run.errors:
-        code = worker.process.exitcode
         run.errors.append(f"its process ended with exit code {code}; its output: {worker.log}")
 
 

@@ -17,6 +17,7 @@ from dagster_project.components.loading import (
     load_step,
     table_metadata,
 )
+from dagster_project.failures import RefusedFilesError
 from dagster_project.identity import Feed
 from dagster_project.ingestion.feed import FeedDeclaration
 from dagster_project.ingestion.landing import FeedLoad, load_feed, target_of
@@ -24,6 +25,8 @@ from dagster_project.lake.store import Lake
 from dagster_project.orchestration.retries import retried
 from dagster_project.settings import get_settings, warehouse_url
 
+#: In the metadata of a load's failure: the days whose files were refused.
+REFUSED = "refused"
 #: Files that the metadata names at most, of each kind of finding.
 _SHOWN = 20
 
@@ -109,16 +112,20 @@ class LandingFeed(dg.Component):
         @retried
         def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
             lake = Lake(get_settings().lake)
-            done = load_feed(
-                domain,
-                feed,
-                context.partition_keys,
-                lake=lake,
-                warehouse_url=warehouse_url(),
-                run_id=context.run.run_id,
-                progress=LoadProgress(context.log.info, lake),
-                say=context.log.warning,
-            )
+            try:
+                done = load_feed(
+                    domain,
+                    feed,
+                    context.partition_keys,
+                    lake=lake,
+                    warehouse_url=warehouse_url(),
+                    run_id=context.run.run_id,
+                    progress=LoadProgress(context.log.info, lake),
+                    say=context.log.warning,
+                )
+            except RefusedFilesError as error:
+                refused = dg.MetadataValue.json(list(error.partitions))
+                raise dg.Failure(str(error), {REFUSED: refused}, allow_retries=False) from None
             findings = feed_findings(done)
             for found, files in findings.items():
                 context.log.warning(f"{found}: {files}")

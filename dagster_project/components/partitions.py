@@ -78,7 +78,10 @@ class PartitionedTable:
     definition: dg.DailyPartitionsDefinition
 
     def held(self, url: str) -> list[str]:
-        """The partitions it has rows of, in order; none if it is not there yet."""
+        """Its partitions that it has rows of, in order; none if it is not there yet.
+
+        Rows of other days, which were the feed's before its declaration was edited, are of none.
+        """
         with connect(url, f"reading the partitions of {self.table}") as connection:
             there = connection.execute(
                 "SELECT to_regclass(%s) IS NOT NULL", [self.table.relation]
@@ -89,7 +92,8 @@ class PartitionedTable:
                 f"SELECT DISTINCT to_char({quoted(self.column)}, 'YYYY-MM-DD') "
                 f"FROM {self.table.relation} WHERE {quoted(self.column)} IS NOT NULL ORDER BY 1"
             )
-            return [row[0] for row in rows]
+            keys = set(self.definition.get_partition_keys())
+            return [row[0] for row in rows if row[0] in keys]
 
 
 def partitioned_tables(domain: str) -> dict[Table, PartitionedTable]:

@@ -7,11 +7,12 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from dagster_project.failures import SourceError
+from dagster_project.failures import RefusedFilesError, SourceError
 from dagster_project.identity import Feed
 from dagster_project.ingestion.feed import FeedDeclaration
 from dagster_project.ingestion.landed_file import file_batches
@@ -21,6 +22,9 @@ from dagster_project.warehouse.ledger import Load, PartitionState, TableState
 from dagster_project.warehouse.loader import load
 from dagster_project.warehouse.staging import Piece, Plan
 from dagster_project.warehouse.target import Column, Mode, Target
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Bytes of files that are kept from when their digest is taken until they are loaded. What is
 #: beyond is read a second time: one large file at a time is in memory.
@@ -94,15 +98,9 @@ def landed(domain: str, feed: FeedDeclaration, lake: Lake) -> dict[str, Object]:
     return landing_zone(domain, feed, lake).files
 
 
-def days_waiting(
-    domain: str, feed: FeedDeclaration, lake: Lake, loaded: dict[str, PartitionState]
-) -> dict[str, Object]:
-    """The files in the landing zone that the raw table does not hold as they are now, by day."""
-    return {
-        day: item
-        for day, item in landed(domain, feed, lake).items()
-        if not _is_loaded(item, loaded.get(day))
-    }
+def days_waiting(files: dict[str, Object], loaded: dict[str, PartitionState]) -> dict[str, Object]:
+    """Of landed files, by day, those that the raw table does not hold as they are now."""
+    return {day: item for day, item in files.items() if not _is_loaded(item, loaded.get(day))}
 
 
 def _is_loaded(item: Object, held: PartitionState | None) -> bool:
@@ -135,24 +133,29 @@ def load_feed(
 ) -> FeedLoad:
     """Load the landed files of these days, each in place of what its day held.
 
-    A file whose content the table holds already is left alone. Raises SourceError if no file of a
-    day is there, or if one is not what was declared; then nothing is loaded.
+    A file whose content the table holds already is left alone, and so is a day whose file is gone.
+    Raises SourceError if no file of a day is there that the table does not hold, RefusedFilesError
+    with all of them if files are not what was declared; then nothing is loaded.
     """
     target = target_of(domain, feed)
     schema = text_schema(feed)
     zone = landing_zone(domain, feed, lake)
-    missing = sorted(set(days) - zone.files.keys())
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
-        raise SourceError(
-            f"{lake.address(Feed(domain, feed.name).prefix)}: no file has landed for {shown}"
-        )
     repeated: dict[str, str] = {}
+    pieces: list[Piece] = []
+    refused: dict[str, SourceError] = {}
 
     def plan(state: TableState, loaded: dict[str, PartitionState]) -> Plan:
-        pieces, confirmed = [], []
+        if missing := sorted(set(days) - zone.files.keys() - loaded.keys()):
+            more = f" and {len(missing) - 5} more" if missing[5:] else ""
+            raise SourceError(
+                f"{lake.address(Feed(domain, feed.name).prefix)}: no file has landed for "
+                f"{', '.join(missing[:5])}{more}"
+            )
+        pieces.clear()
+        confirmed = []
         kept = 0
-        other = [d for d in sorted(set(days)) if not _is_loaded(zone.files[d], loaded.get(d))]
+        there = {day: zone.files[day] for day in sorted(set(days) & zone.files.keys())}
+        other = list(days_waiting(there, loaded))
         # What a day held that is loaded anew says nothing.
         held = {before.digest: d for d, before in loaded.items() if before.rows and d not in other}
         contents = _read_ahead(lake, [zone.files[day] for day in other])
@@ -168,18 +171,37 @@ def load_feed(
             keeps = kept + len(content) <= _KEPT
             kept += len(content) if keeps else 0
             pieces.append(_piece(item, day, content if keeps else None, digest))
-        return Plan(schema, pieces, state.position, confirmed=confirmed)
+        return Plan(schema, list(pieces), state.position, confirmed=confirmed)
 
     def _piece(item: Object, day: str, content: bytes | None, digest: str) -> Piece:
         return Piece(
             item.key,
-            lambda: file_batches(content or _again(lake, item.key, digest), item.key, feed),
+            lambda: batches(day, content or _again(lake, item.key, digest)),
             partition=day,
             object_version=item.version,
             digest=digest,
         )
 
-    done = load(warehouse_url, target, plan, run_id=run_id, progress=progress, say=say)
+    def batches(day: str, content: bytes) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from file_batches(content, zone.files[day].key, feed)
+        except SourceError as error:
+            refused[day] = error
+            raise
+
+    try:
+        done = load(warehouse_url, target, plan, run_id=run_id, progress=progress, say=say)
+    except SourceError:
+        if not refused:
+            raise
+        # Those that follow were not read yet.
+        later = [piece.partition for piece in pieces if piece.partition > max(refused)]
+        contents = _read_ahead(lake, [zone.files[day] for day in later])
+        for day, content in zip(later, contents, strict=True):
+            with suppress(SourceError):
+                deque(batches(day, content), maxlen=0)
+        why = str(next(iter(refused.values())))
+        raise RefusedFilesError(why, {day: zone.files[day].key for day in refused}) from None
     superseded = {
         day: [item.key for item in zone.superseded[day]]
         for day in sorted(set(days) & zone.superseded.keys())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 from dagster._core.code_pointer import CodePointer
@@ -16,6 +17,7 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.definitions.repository_definition.valid_definitions import (
     SINGLETON_REPOSITORY_NAME,
 )
+from dagster._core.events import RunFailureReason
 from dagster._core.execution.api import execute_run
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT
 from dagster._core.remote_origin import CodeLocationOrigin, RemoteRepositoryOrigin
@@ -74,8 +76,17 @@ def location_origin(domain: str) -> CodeLocationOrigin:
     raise DeclarationError(f"{WORKSPACE} has no code location {domain}: add one")
 
 
-def execute(request: RunRequest, run_id: str) -> bool:
-    """Create the run and execute it to its end; whether it succeeded."""
+@dataclass(frozen=True)
+class Executed:
+    """What came of a run."""
+
+    succeeded: bool
+    #: What each step that failed says of it, if it says more than a text.
+    failures: Sequence[Mapping[str, dg.MetadataValue[Any]]] = ()
+
+
+def execute(request: RunRequest, run_id: str) -> Executed:
+    """Create the run and execute it to its end. Raises KeyboardInterrupt if it is interrupted."""
     module = f"dagster_project.locations.{request.domain}"
     (target,) = loadable_targets_from_python_module(module, None)
     repository = ReconstructableRepository(
@@ -106,4 +117,11 @@ def execute(request: RunRequest, run_id: str) -> bool:
             remote_job_origin=origin.get_job_origin(request.job),
             job_code_origin=job.get_python_origin(),
         )
-        return execute_run(job, run, instance).success
+        result = execute_run(job, run, instance)
+    for event in result.filter_events(lambda event: event.is_run_failure):
+        # Dagster takes the interrupt, and fails the run for it.
+        if event.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION:
+            raise KeyboardInterrupt
+    failed = [event.step_failure_data for event in result.get_step_failure_events()]
+    said = [each.user_failure_data.metadata for each in failed if each.user_failure_data]
+    return Executed(result.success, said)

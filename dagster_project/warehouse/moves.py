@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dagster_project.failures import SourceError
+from dagster_project.failures import RefusedFilesError
 from dagster_project.identity import quoted
 from dagster_project.warehouse.arrow import ArrowSession
 from dagster_project.warehouse.ledger import Load, PartitionState, TableState, digest
@@ -264,23 +264,28 @@ def _is_newer(age: Sequence[str]) -> str:
     )
 
 
-def _all_refused(session: ArrowSession, target: Target, piece: Piece, rows: int) -> SourceError:
+def _all_refused(
+    session: ArrowSession, target: Target, refused: Sequence[tuple[Piece, int]]
+) -> RefusedFilesError:
+    """Of pieces with the number of their rows, of which none can be loaded."""
+    piece, rows = refused[0]
     reasons = session.run(
         f"SELECT reason FROM {target.table.rejects.relation} WHERE object = $1 "
         "GROUP BY reason ORDER BY count(*) DESC LIMIT 3",
         (piece.key,),
     )
-    return SourceError(
+    return RefusedFilesError(
         f"{piece.key}: none of its {rows:,} rows can be loaded "
         f"({' / '.join(reason for (reason,) in reasons)}), so it is another kind of file than is "
-        "declared. Nothing of this load was kept; mend the file or the declaration"
+        "declared. Nothing of this load was kept; mend the file or the declaration",
+        {each.partition: each.key for each, _ in refused},
     )
 
 
 def _replace_partitions(
     session: ArrowSession, target: Target, plan: Plan, state: TableState, staged: Staged
 ) -> Load:
-    """Raises SourceError if no row of a piece that has some can be loaded."""
+    """Raises RefusedFilesError if no row of a piece that has some can be loaded."""
     assert target.partition
     own = _names(c.name for c in target.own_columns)
     removed = session.change(
@@ -298,9 +303,9 @@ def _replace_partitions(
             "LEFT JOIN done ON done._object = p.key GROUP BY p.piece"
         )
     }
-    for i, piece in enumerate(plan.pieces):
-        if staged.by_piece[i] and not counts[i]:
-            raise _all_refused(session, target, piece, staged.by_piece[i])
+    came = enumerate(zip(plan.pieces, staged.by_piece, strict=True))
+    if refused := [(piece, rows) for i, (piece, rows) in came if rows and not counts[i]]:
+        raise _all_refused(session, target, refused)
     partitions = tuple(
         PartitionState(piece.partition, piece.digest, counts[i], piece.key, piece.object_version)
         for i, piece in enumerate(plan.pieces)

@@ -18,8 +18,8 @@ def _domains() -> list[DomainProgress]:
         ("weather", 26_115, 26_115),
         ("flights", 0, 336_776),
     ):
-        run = DomainProgress(domain, "a run", "succeeded", started=0.0, ended=79.0, passed=111)
-        run.streams, run.loaded = {"a stream": synced}, {"a table": loaded}
+        run = DomainProgress(domain, "succeeded", started=0.0, ended=79.0, passed=111)
+        run.streams, run.loaded = {"a stream": synced}, {("a run", "a table"): loaded}
         found.append(run)
     return found
 

@@ -18,6 +18,8 @@ from tests.e2e.platform import DAGSTER, Ended, Platform, until
 DOMAINS = ("commerce", "fleet", "weather", "flights")
 CHANGED = "2013-03-08"
 LOST = 5
+#: Days in a row; the file of the second is cut.
+GOOD, CUT, FINE = "2013-10-08", "2013-10-09", "2013-10-10"
 
 
 def state_of(platform: Platform) -> dict[str, str]:
@@ -207,6 +209,69 @@ def test_the_table_counts_one_day(correction: Correction):
 
 
 @dataclass
+class CutFile:
+    """A run of three days, of which one has a file that cannot be loaded."""
+
+    run: Ended
+    #: The runs, as they came: their first day, and how they ended.
+    runs: list[tuple[str, str]]
+    #: The days of which the fact and the mart have what the files say.
+    changed: list[str]
+
+
+@pytest.fixture(scope="module")
+def cut_file(platform: Platform, correction: Correction) -> Iterator[CutFile]:
+    landing = platform.home / "lake" / "landing" / "flights" / "flights"
+    paths = {day: landing / f"flights_{day}.csv" for day in (GOOD, CUT, FINE)}
+    for day, path in paths.items():
+        header, row, *rows = path.read_bytes().splitlines(keepends=True)
+        fields = row.split(b",")
+        fields[8] = b"2000"
+        if day == CUT:
+            path.rename(path.with_suffix(".whole"))
+            rows[-1] = rows[-1][:20]
+        path.write_bytes(header + b",".join(fields) + b"".join(rows))
+    before = platform.runs()
+    run = platform.mesh("run", "-d", "flights")
+    tag = "dagster/asset_partition_range_start"
+    first = dict(platform.rows(f"SELECT run_id, value FROM run_tags WHERE key = '{tag}'", DAGSTER))
+    runs = [
+        (first.get(run_id, ""), status)
+        for run_id, (_, status) in platform.runs().items()
+        if run_id not in before
+    ]
+    changed = platform.rows(
+        "SELECT flight_date::text FROM flights.fct_flights JOIN flights.on_time_by_day m "
+        "USING (flight_date) GROUP BY flight_date, m.average_arrival_delay_minutes "
+        "HAVING max(arrival_delay_minutes) = 2000 AND "
+        "abs(avg(arrival_delay_minutes) - m.average_arrival_delay_minutes) < 0.1 ORDER BY 1"
+    )
+    yield CutFile(run, runs, [day for (day,) in changed])
+    # It is the file that was loaded, to the nanosecond.
+    paths[CUT].with_suffix(".whole").rename(paths[CUT])
+
+
+def test_a_file_that_cannot_be_loaded_holds_up_no_other_day(cut_file: CutFile):
+    assert cut_file.runs == [
+        (GOOD, "FAILURE"),
+        (GOOD, "SUCCESS"),
+        (FINE, "SUCCESS"),
+        ("", "SUCCESS"),
+    ]
+    assert cut_file.changed == [GOOD, FINE]
+
+
+def test_the_day_that_failed_is_named_with_the_cause(cut_file: CutFile):
+    assert cut_file.run.code == 1
+    row = cut_file.run.table()["flights"]
+    assert row[-1] == "failed"
+    told = [line for line in cut_file.run.out.splitlines() if line.startswith("flights: ")]
+    assert len(told) == 2
+    assert f"flights_{CUT}.csv: its last row is cut" in told[0]
+    assert told[1].startswith(f"flights: days that wait on: {CUT}. ")
+
+
+@dataclass
 class Failure:
     """A run whose source system is away."""
 
@@ -224,7 +289,9 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def failure(platform: Platform, correction: Correction, closed_port: int) -> Failure:
+def failure(
+    platform: Platform, correction: Correction, cut_file: CutFile, closed_port: int
+) -> Failure:
     before = state_of(platform)
     url = f"http://127.0.0.1:{closed_port}"
     run = platform.mesh(

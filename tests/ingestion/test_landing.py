@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dagster_project.failures import LakeError, SourceError
+from dagster_project.failures import LakeError, RefusedFilesError, SourceError
 from dagster_project.ingestion import landing
 from dagster_project.lake.store import Lake
 from tests.ingestion.zone import DAY, HEADER, Zone, feed_of
@@ -142,6 +142,34 @@ def test_a_refused_file_leaves_every_day_as_it_was(zone: Zone) -> None:
         zone.load("2026-01-01", "2026-01-02")
     assert zone.rows("id") == [(1,)]
     assert zone.waiting() == ["2026-01-01", "2026-01-02"]
+
+
+def test_of_a_day_that_is_held_the_file_may_be_gone(zone: Zone) -> None:
+    for day in ("2026-01-01", "2026-01-03"):
+        zone.drop(day, f"{day[-1]},1,a\n")
+    zone.load("2026-01-01")
+    zone.lake.delete([f"{zone.prefix}/trips_2026-01-01.csv"])
+    assert zone.load("2026-01-01", "2026-01-03").new == 1
+    assert zone.rows("id") == [(1,), (3,)]
+
+
+def test_all_files_that_are_refused_are_named_at_once(zone: Zone) -> None:
+    days = [f"2026-01-0{number}" for number in range(1, 6)]
+    for day in days:
+        zone.drop(day, f"{day[-1]},1,a\n")
+    zone.drop(days[1], "1,1,a\n2,2")
+    zone.drop(days[3], "1,1\n", header="id,delay\n")
+    with pytest.raises(RefusedFilesError, match=rf"trips_{days[1]}\.csv.*\.csv") as caught:
+        zone.load(*days)
+    assert caught.value.partitions == (days[1], days[3])
+    assert days[3] in str(caught.value)
+    # Of these, the form is as declared, and what it holds is not.
+    zone.drop(days[1], "x,1,a\n")
+    zone.drop(days[3], "1,y,a\n")
+    with pytest.raises(RefusedFilesError, match=r"none of its 1 rows can be loaded") as caught:
+        zone.load(*days)
+    assert caught.value.partitions == (days[1], days[3])
+    assert zone.load(days[0], days[2], days[4]).new == 3
 
 
 def test_a_file_too_large_to_keep_is_read_again_and_must_be_the_same(

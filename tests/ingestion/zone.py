@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from dagster_project.ingestion.feed import FeedDeclaration
-from dagster_project.ingestion.landing import FeedLoad, days_waiting, load_feed, target_of
+from dagster_project.ingestion.landing import FeedLoad, days_waiting, landed, load_feed, target_of
 from dagster_project.lake.store import Lake
 from dagster_project.warehouse.ledger import Load, read_partitions
 
@@ -69,7 +69,7 @@ class Zone:
     def waiting(self) -> list[str]:
         table = target_of("city", self.feed).table
         loaded = read_partitions(self.url, table, self.feed.partition_column)
-        return sorted(days_waiting("city", self.feed, self.lake, loaded))
+        return sorted(days_waiting(landed("city", self.feed, self.lake), loaded))
 
     def load_feed(self, *days: str) -> FeedLoad:
         return load_feed(
