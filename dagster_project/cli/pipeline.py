@@ -20,7 +20,7 @@ from dagster_project.ingestion.feed import FeedDeclaration, read_feed, read_feed
 from dagster_project.ingestion.landing import landed
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
-from dagster_project.orchestration.runs import STARTED_BY, Executed, RunRequest, execute
+from dagster_project.orchestration.runs import STARTED_BY, Executed, RunRequest, blame, execute
 from dagster_project.reference import delivery
 from dagster_project.reference.data import data_folder
 from dagster_project.settings import Settings, get_settings
@@ -135,6 +135,7 @@ def _without_bad(
                 continue
             refused = {day for said in done.failures for day in _refused(said)}
             if to_blame := refused or within(each.doubtful, part.days):
+                blame(done.run_id, to_blame)
                 bad[each.feed] |= to_blame
                 days |= within(each.days, part.days)
         blamed = frozenset(bad[each.feed])

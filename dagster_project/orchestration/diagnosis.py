@@ -29,7 +29,7 @@ from dagster_project.identity import Feed
 from dagster_project.ingestion.feed import FeedDeclaration
 from dagster_project.ingestion.landing import landing_zone
 from dagster_project.lake.store import Lake
-from dagster_project.orchestration.problem import Kind, Problem
+from dagster_project.orchestration.problem import FAILED_DAYS, Kind, Problem
 from dagster_project.warehouse.ledger import read_objects
 
 RUN_PATH = "/runs/"
@@ -39,6 +39,8 @@ _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
 }
+#: Days that a problem names at most.
+_SHOWN = 5
 #: For how long a delivered file may wait to be loaded.
 PATIENCE = timedelta(minutes=15)
 
@@ -104,11 +106,19 @@ def failed_runs(
     same: dict[str, list[RunRecord]] = {}
     for run_id, record in open_.items():
         failed = _steps(instance, run_id, StepEventStatus.FAILURE)
-        if any(_made_good(instance, record, failed, success) for success in successes):
+        wanted = _wanted(record.dagster_run)
+        if all(
+            any(_made_good(instance, record, failed, days, success) for success in successes)
+            for days in wanted
+        ):
             continue
         name = ", ".join(sorted(failed)) or f"{record.dagster_run.job_name} before its first step"
-        if days := _days(record.dagster_run):
-            name += f" ({days[0]} to {days[1]})" if days[0] != days[1] else f" ({days[0]})"
+        told_days = [
+            each[0] if each[0] == each[1] else " to ".join(each) for each in wanted if each
+        ]
+        if told_days:
+            more = f" and {len(told_days) - _SHOWN} more" if told_days[_SHOWN:] else ""
+            name += f" ({', '.join(told_days[:_SHOWN])}{more})"
         same.setdefault(name, []).append(record)
     for name, records in same.items():
         records.sort(key=_ended)
@@ -151,13 +161,24 @@ def _days(run: dg.DagsterRun) -> tuple[str, str] | None:
     return (first, last) if first and last else None
 
 
+def _wanted(run: dg.DagsterRun) -> list[tuple[str, str] | None]:
+    """The ranges of days that a failed run is about: those to blame, where that is known."""
+    if to_blame := run.tags.get(FAILED_DAYS):
+        return [(day, day) for day in to_blame.split(",")]
+    return [_days(run)]
+
+
 def _made_good(
-    instance: dg.DagsterInstance, failure: RunRecord, failed: Collection[str], success: RunRecord
+    instance: dg.DagsterInstance,
+    failure: RunRecord,
+    failed: Collection[str],
+    days: tuple[str, str] | None,
+    success: RunRecord,
 ) -> bool:
-    """Whether a later run did what this one failed to do, of the same partitions at least."""
+    """Whether a later run did what this one failed to do, of these partitions at least."""
     if _ended(success) <= _ended(failure):
         return False
-    days, done = _days(failure.dagster_run), _days(success.dagster_run)
+    done = _days(success.dagster_run)
     if days and not (done and done[0] <= days[0] and days[1] <= done[1]):
         return False
     if failed:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+#: The tag of a failed run with the days to blame, where its other days are run again.
+FAILED_DAYS = "mesh/failed_days"
+
 
 class Kind(StrEnum):
     """What sort of problem it is, the worst first."""

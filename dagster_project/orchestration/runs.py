@@ -7,7 +7,7 @@ it there and can execute it again, whoever started it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from dagster._core.workspace.autodiscovery import loadable_targets_from_python_m
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from dagster_project.failures import DeclarationError
+from dagster_project.orchestration.problem import FAILED_DAYS
 from dagster_project.settings import WORKSPACE
 
 #: The tag of runs that have a process of ours, not one of Dagster's launcher.
@@ -52,6 +53,12 @@ def report_killed(instance: dg.DagsterInstance, started_by: str) -> None:
         instance.report_run_failed(run, "Its process was killed before the run had ended.")
         # A daemon would do so some time later, if there was one.
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def blame(run_id: str, days: Collection[str]) -> None:
+    """Note which days a run failed for: what becomes of its others does not say it is mended."""
+    with dg.DagsterInstance.get() as instance:
+        instance.add_run_tags(run_id, {FAILED_DAYS: ",".join(sorted(days))})
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ def location_origin(domain: str) -> CodeLocationOrigin:
 class Executed:
     """What came of a run."""
 
+    run_id: str
     succeeded: bool
     #: What each step that failed says of it, if it says more than a text.
     failures: Sequence[Mapping[str, dg.MetadataValue[Any]]] = ()
@@ -124,4 +132,4 @@ def execute(request: RunRequest, run_id: str) -> Executed:
             raise KeyboardInterrupt
     failed = [event.step_failure_data for event in result.get_step_failure_events()]
     said = [each.user_failure_data.metadata for each in failed if each.user_failure_data]
-    return Executed(result.success, said)
+    return Executed(run_id, result.success, said)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -197,11 +197,17 @@ class Script:
     looks: list[Waiting] = field(default_factory=list)
     requests: list[RunRequest] = field(default_factory=list)
     announced: list[RunStarted] = field(default_factory=list)
+    #: The days that each failed run is said to have failed for.
+    blamed: list[list[int]] = field(default_factory=list)
 
     def execute(self, request: RunRequest, run_id: str) -> Executed:
         assert self.announced[-1].run_id == run_id
         self.requests.append(request)
-        return self.comes_to(request)
+        return replace(self.comes_to(request), run_id=run_id)
+
+    def blame(self, run_id: str, days: Collection[str]) -> None:
+        assert run_id in {run.run_id for run in self.announced}
+        self.blamed.append(sorted(int(day[-2:]) for day in days))
 
     def look(self) -> list[Waiting]:
         return [self.looks.pop(0)]
@@ -229,14 +235,14 @@ def refusing(*refused: int) -> Callable[[RunRequest], Executed]:
         first, last = request.partitions or ("", "")
         days = sorted(day for day in of_january(*refused) if first <= day <= last)
         said: Mapping[str, dg.MetadataValue[object]] = {REFUSED: dg.MetadataValue.json(days)}
-        return Executed(not days, [said] if days else [])
+        return Executed("", not days, [said] if days else [])
 
     return comes_to
 
 
 def failing(*failed: int) -> Callable[[RunRequest], Executed]:
     """A run of any of these days fails, and does not say why."""
-    return lambda request: Executed(refusing(*failed)(request).succeeded)
+    return lambda request: Executed("", refusing(*failed)(request).succeeded)
 
 
 @pytest.fixture
@@ -244,6 +250,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
     def make(comes_to: Callable[[RunRequest], Executed], *looks: Waiting) -> Script:
         script = Script(comes_to, list(looks))
         monkeypatch.setattr(pipeline, "execute", script.execute)
+        monkeypatch.setattr(pipeline, "blame", script.blame)
         return script
 
     return make
@@ -298,6 +305,7 @@ def test_a_file_that_is_refused_holds_up_no_other_day(script: Callable[..., Scri
     with pytest.raises(MeshError, match=r"wait on: 2013-01-03, 2013-01-05\. "):
         runs.run(waits(range(1, 8)))
     assert runs.ran == [(1, 7), (1, 2), (4, 4), (6, 7), None]
+    assert runs.blamed == [[3, 5]]
     assert runs.assets[:2] == [None, BY_DAY]
 
 
@@ -313,6 +321,7 @@ def test_a_day_that_fails_a_check_holds_up_no_other_day(script: Callable[..., Sc
     with pytest.raises(MeshError, match=r"wait on: 2013-01-03\. "):
         again.run(waits([2, 3], doubtful=[3]))
     assert again.ran == [(2, 2), (3, 3), None]
+    assert (runs.blamed, again.blamed) == ([[3]], [[3]])
 
 
 def test_a_refused_file_does_not_hide_another_day_that_is_to_be_looked_at(

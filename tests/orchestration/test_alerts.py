@@ -21,7 +21,15 @@ from dagster_project.lake.store import Lake
 from dagster_project.orchestration import alerts
 from dagster_project.orchestration.alerts import Message, alert_sensor
 from dagster_project.orchestration.diagnosis import failed_checks, failed_runs, stuck_deliveries
-from dagster_project.orchestration.problem import Kind, Problem, by_key, dump, parse, standing
+from dagster_project.orchestration.problem import (
+    FAILED_DAYS,
+    Kind,
+    Problem,
+    by_key,
+    dump,
+    parse,
+    standing,
+)
 from dagster_project.orchestration.runs import location_origin
 from dagster_project.settings import get_settings
 from tests.orchestration.webhook import Webhook
@@ -134,6 +142,19 @@ def test_a_day_that_failed_is_not_made_good_by_another(instance: dg.DagsterInsta
     failed = again
     assert runs(instance) == {failed}
     run(instance, "daily", days=("2013-02-02", "2013-02-06"))
+    assert runs(instance) == set()
+
+
+def test_of_a_range_whose_other_days_are_run_again_those_to_blame_are_judged(
+    instance: dg.DagsterInstance,
+) -> None:
+    failed = run(instance, "daily", "visits", days=("2013-02-01", "2013-02-06"))
+    instance.add_run_tags(failed, {FAILED_DAYS: "2013-02-02,2013-02-05"})
+    (problem,) = failed_runs(instance, "fleet")
+    assert problem.name == "visits (2013-02-02, 2013-02-05)"
+    run(instance, "daily", days=("2013-02-02", "2013-02-03"))
+    assert runs(instance) == {failed}
+    run(instance, "daily", days=("2013-02-05", "2013-02-05"))
     assert runs(instance) == set()
 
 
