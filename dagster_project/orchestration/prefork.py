@@ -210,6 +210,7 @@ def _run(listener: socket.socket, connection: socket.socket, run_id: str) -> Non
 
     listener.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The server's own is a pipe that nobody writes to.
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
