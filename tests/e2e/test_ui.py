@@ -116,4 +116,5 @@ def test_one_interrupt_ends_all_of_it(ui: Ui):
     assert not EmbeddedPostgres(ui.platform.home).status().running
     ui.platform.wait_until_quiet(5)
     # The run was told, and said so.
+    assert ui.platform.mesh("up").code == 0
     assert ui.platform.runs()[number] == ("fleet", "FAILURE")
