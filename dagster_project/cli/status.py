@@ -37,6 +37,7 @@ STATE = {
     "postgres",
     "run.lock",
     "run.pid",
+    "runs",
     "syncs",
 }
 #: Seconds that commands get to end by themselves.

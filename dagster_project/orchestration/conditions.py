@@ -2,8 +2,8 @@
 
 An update is a change of the data version: what was loaded or built again and is the same starts
 nothing. What a run makes together with what it depends on is handled by that run. The rest waits
-until everything that is going has ended, so that a burst of updates becomes one run, and until the
-blocking checks of all that is read have passed.
+until everything that is going has ended, so that a burst of updates becomes one run, and as long as
+a blocking check of something that is read stands failed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,17 @@ def _changed() -> dg.AutomationCondition[Any]:
     return dg.AutomationCondition.data_version_changed() & elsewhere
 
 
+def _unsound() -> dg.AutomationCondition[Any]:
+    """Of what an asset depends on: a blocking check of it failed, or is about to be run.
+
+    Not that it has passed: where a run failed before a check, because a source was away, the check
+    has said nothing since, and what it is of may have been sound for a year. Who reads the table
+    asks what the check said last, anyway.
+    """
+    open_ = dg.AutomationCondition.check_failed() | dg.AutomationCondition.in_progress()
+    return dg.AutomationCondition.any_checks_match(open_, blocking_only=True)
+
+
 def _once_all_is_quiet(
     updated: dg.AutomationCondition[Any], label: str
 ) -> dg.AutomationCondition[Any]:
@@ -34,7 +45,7 @@ def _once_all_is_quiet(
         & ~dg.AutomationCondition.any_deps_missing()
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
-        & dg.AutomationCondition.all_deps_blocking_checks_passed()
+        & ~dg.AutomationCondition.any_deps_match(_unsound())
     ).with_label(label)
 
 
