@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -41,13 +41,13 @@ def serve(settings: Settings, port: int) -> int:
         except BusyError as error:
             # Somebody else's port: the checks' links lead there, the rest works.
             print(f"mesh: {error}", file=sys.stderr)
-        stack.enter_context(preforking(settings))
+        interrupt_runs = stack.enter_context(preforking())
         command = [
             *(_program("dagster"), "dev", "--workspace", str(WORKSPACE)),
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),
         ]
         print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)
-        return _run_group(command, PROJECT)
+        return _run_group(command, PROJECT, interrupt_runs)
 
 
 def run_inside(settings: Settings, command: Sequence[str]) -> int:
@@ -80,8 +80,13 @@ def _refuse_taken(port: int) -> None:
             ) from None
 
 
-def _run_group(command: Sequence[str], folder: Path) -> int:
-    """Run a program as a process group of its own, and end every process of it at the end."""
+def _run_group(
+    command: Sequence[str], folder: Path, when_told: Callable[[], None] = lambda: None
+) -> int:
+    """Run a program as a process group of its own, and end every process of it at the end.
+
+    `when_told` is called when this program is told to end, and may be again.
+    """
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
     asked: list[float] = []
     groups: list[int] = []
@@ -102,6 +107,8 @@ def _run_group(command: Sequence[str], folder: Path) -> int:
         while code is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(timeout=0.5)
+            if asked:
+                when_told()
             if asked and time.monotonic() > asked[0] + PATIENCE:
                 end_session(process.pid)
     except FileNotFoundError:
