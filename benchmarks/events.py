@@ -85,7 +85,7 @@ def answers(home: Path) -> bool:
     """Whether the prefork server is there. It forks nothing for who asks nothing."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         try:
-            with prefork.address(home) as path:
+            with prefork.address(home / "dagster") as path:
                 connection.connect(path)
         except OSError:
             return False
@@ -181,7 +181,7 @@ def run(console: Console, runs: int) -> Benchmark:
                 if who in process.cmdline()
             }
             console.print("runs that Dagster starts …", style="dim")
-            (home / "runs" / "prefork").unlink()
+            (home / "dagster" / "prefork" / "socket").unlink()
             started = measure(home, console, days[:COMPARED])
     if any(event.memory is None for event in forked) or any(event.memory for event in started):
         raise SystemExit("runs were not launched as they were to be")

@@ -30,11 +30,15 @@ class CodeServers(Thread):
         """`ui` is the address of the webserver."""
         super().__init__(name="code servers", daemon=True)
         self._ui = ui
-        #: The process of `dagster dev`, to be set before this is started.
-        self.dagster = 0
+        self._dagster = 0
         self._served: set[int] = set()
         #: Set once they are to end.
         self.ending = Event()
+
+    def watch(self, dagster: int) -> None:
+        """Begin, with the process of `dagster dev`."""
+        self._dagster = dagster
+        self.start()
 
     def run(self) -> None:
         lost: set[str] = set()
@@ -49,7 +53,7 @@ class CodeServers(Thread):
         """The locations that were served and are not."""
         lost = set()
         with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self.dagster).children():
+            for process in psutil.Process(self._dagster).children():
                 command = " ".join(process.cmdline())
                 location = _LOCATION.search(command)
                 if " code-server start " not in command or not location:

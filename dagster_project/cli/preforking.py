@@ -6,31 +6,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
 
 from dagster_project.cli.sessions import GRACE, end_session, interrupt_groups, wait_for
-from dagster_project.settings import PROJECT, Settings
+from dagster_project.settings import PROJECT
 
 #: Seconds after which a server that ended is started again: at first, and at most.
 _PAUSE, _LONGEST = 1.0, 60.0
 
 
 @contextmanager
-def preforking(settings: Settings) -> Iterator[None]:
+def preforking() -> Iterator[Callable[[], None]]:
     """While it lasts, runs are forked; at its end, those that still go are interrupted.
 
-    Nothing on other systems than Linux, where runs are not forked.
+    Gives what interrupts them before that. On other systems than Linux runs are not forked.
     """
     if sys.platform != "linux":
-        yield
+        yield lambda: None
         return
-    settings.home.mkdir(parents=True, exist_ok=True)
     keeper = _Keeper()
     keeper.start()
     try:
-        yield
+        yield keeper.interrupt
     finally:
         keeper.end()
 
@@ -70,9 +69,16 @@ class _Keeper(Thread):
 
     def end(self) -> None:
         """Interrupt the server and the runs, and wait for them."""
-        with self.starting:
-            self.ending.set()
-        for act in (interrupt_groups, lambda leader: wait_for(leader, GRACE), end_session):
+        self.interrupt()
+        for act in (lambda leader: wait_for(leader, GRACE), end_session):
             for leader in self.sessions:
                 act(leader)
         self.join()
+
+    def interrupt(self) -> None:
+        """Interrupt the server and the runs, once: a second time would stop them cleaning up."""
+        with self.starting:
+            if not self.ending.is_set():
+                self.ending.set()
+                for leader in self.sessions:
+                    interrupt_groups(leader)

@@ -37,7 +37,6 @@ STATE = {
     "postgres",
     "run.lock",
     "run.pid",
-    "runs",
     "syncs",
 }
 #: Seconds that commands get to end by themselves.

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -43,13 +43,19 @@ def serve(settings: Settings, port: int) -> int:
             # Somebody else's port: the checks' links lead there, the rest works.
             print(f"mesh: {error}", file=sys.stderr)
         os.environ.setdefault("MESH_UI_URL", f"http://{HOST}:{port}")
-        stack.enter_context(preforking(settings))
+        interrupt_runs = stack.enter_context(preforking())
+        servers = CodeServers(f"http://{HOST}:{port}")
+
+        def told() -> None:
+            servers.ending.set()
+            interrupt_runs()
+
         command = [
             *(_program("dagster"), "dev", "--workspace", str(WORKSPACE)),
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),
         ]
         print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)
-        return _run_group(command, PROJECT, CodeServers(f"http://{HOST}:{port}"))
+        return _run_group(command, PROJECT, servers.watch, told)
 
 
 def run_inside(settings: Settings, command: Sequence[str]) -> int:
@@ -82,16 +88,23 @@ def _refuse_taken(port: int) -> None:
             ) from None
 
 
-def _run_group(command: Sequence[str], folder: Path, keeper: CodeServers | None = None) -> int:
-    """Run a program as a process group of its own, and end every process of it at the end."""
+def _run_group(
+    command: Sequence[str],
+    folder: Path,
+    when_started: Callable[[int], None] = lambda _: None,
+    when_told: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a program as a process group of its own, and end every process of it at the end.
+
+    `when_started` is given its process; `when_told` is called when this program is told to end, and
+    may be again.
+    """
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
     asked: list[float] = []
     groups: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
         asked.append(time.monotonic())
-        if keeper:
-            keeper.ending.set()
         for group in groups:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
@@ -102,13 +115,13 @@ def _run_group(command: Sequence[str], folder: Path, keeper: CodeServers | None 
     try:
         process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
         groups.append(process.pid)
-        if keeper:
-            keeper.dagster = process.pid
-            keeper.start()
+        when_started(process.pid)
         code = None
         while code is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(timeout=0.5)
+            if asked:
+                when_told()
             if asked and time.monotonic() > asked[0] + PATIENCE:
                 end_session(process.pid)
     except FileNotFoundError:

@@ -45,7 +45,7 @@ class PreforkRunLauncher(DefaultRunLauncher):
         told = False
         try:
             with (
-                address(get_settings().home) as path,
+                address(get_settings().dagster_home) as path,
                 socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection,
             ):
                 connection.settimeout(_FORKING)

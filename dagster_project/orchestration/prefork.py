@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 GO, BEGUN = b"go", b"begun"
 #: Bytes of the largest message.
 LARGEST = 512
-_FOLDER, _NAME = "runs", "prefork"
+_FOLDER, _NAME = "prefork", "socket"
 #: Seconds between two looks at the files on disk.
 _LOOK = 2.0
 #: Seconds that somebody who connected has to say for what, and then to say GO.
@@ -68,12 +68,12 @@ PRELOADED = (
 
 
 @contextmanager
-def address(home: Path) -> Iterator[str]:
+def address(dagster_home: Path) -> Iterator[str]:
     """The path of the server's socket, good while it lasts. Linux only.
 
     A socket's path may have some hundred characters: a home's may have more.
     """
-    descriptor = os.open(home / _FOLDER, os.O_DIRECTORY | os.O_PATH)
+    descriptor = os.open(dagster_home / _FOLDER, os.O_DIRECTORY | os.O_PATH)
     try:
         yield f"/proc/self/fd/{descriptor}/{_NAME}"
     finally:
@@ -138,7 +138,7 @@ def serve() -> None:
     from dagster_project.quality.server import ADDRESS, validation_server
 
     # One for all runs: a run ends its own with itself, and would import it all again.
-    with validation_server() as validations, _listening(get_settings().home) as listener:
+    with validation_server() as validations, _listening(get_settings().dagster_home) as listener:
         while True:
             ready, _, _ = select.select([listener, sys.stdin], [], [], _LOOK)
             _take_note(inherited)
@@ -172,11 +172,14 @@ def _children() -> list[psutil.Process]:
 
 
 @contextmanager
-def _listening(home: Path) -> Iterator[socket.socket]:
-    folder = home / _FOLDER
+def _listening(dagster_home: Path) -> Iterator[socket.socket]:
+    folder = dagster_home / _FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
-    with address(home) as path, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with (
+        address(dagster_home) as path,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+    ):
         # Under another name first: who finds it, finds that it answers.
         new = Path(f"{path}.new")
         new.unlink(missing_ok=True)

@@ -50,6 +50,8 @@ def report_killed(instance: dg.DagsterInstance, started_by: str) -> None:
     """
     filters = dg.RunsFilter(statuses=_UNFINISHED, tags={STARTED_BY: started_by})
     for run in instance.get_runs(filters):
+        if run.parent_run_id:
+            continue  # it was executed again, by a launcher, and has the tags of the first
         instance.report_run_failed(run, "Its process was killed before the run had ended.")
         # A daemon would do so some time later, if there was one.
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

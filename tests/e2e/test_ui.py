@@ -103,6 +103,7 @@ def test_the_server_that_forks_runs_comes_back(ui: Ui):
 
 
 def test_one_interrupt_ends_all_of_it(ui: Ui):
+    ui.forking()
     number = ui.launch("fleet_pipeline")
     process = ui.at_work(number)
     started = ui.processes()

@@ -110,7 +110,7 @@ class Ui:
         limit = time.monotonic() + seconds
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             while True:
-                with suppress(OSError), address(self.platform.home) as path:
+                with suppress(OSError), address(self.platform.home / "dagster") as path:
                     connection.connect(path)
                     break
                 assert time.monotonic() < limit

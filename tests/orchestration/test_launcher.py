@@ -103,7 +103,7 @@ class World:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.settimeout(20)
         try:
-            with address(get_settings().home) as path:
+            with address(get_settings().dagster_home) as path:
                 connection.connect(path)
         except OSError:
             connection.close()
@@ -187,7 +187,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     workspace.write_text(yaml.safe_dump({"load_from": [{"python_module": location}]}))
     # Longer than a socket's path may be.
     home = folder / ("home" * 30)
-    for new in (home / "dagster", home / "runs", folder / "marks"):
+    for new in (home / "dagster" / "prefork", folder / "marks"):
         new.mkdir(parents=True)
     (home / "dagster" / "dagster.yaml").write_text(yaml.safe_dump(CONFIG))
     with pytest.MonkeyPatch.context() as patch:
@@ -221,9 +221,9 @@ def test_without_a_server_dagster_starts_the_run(world: World) -> None:
 def test_a_run_is_a_fork_of_the_server(world: World) -> None:
     world.start()
     assert world.server
-    (folder,) = world.folder.glob("home*/runs")
+    (folder,) = world.folder.glob("home*/dagster/prefork")
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert (folder / "prefork").stat().st_mode & 0o777 == 0o600
+    assert (folder / "socket").stat().st_mode & 0o777 == 0o600
     run, process = world.slow()
     assert psutil.Process(process.pid).ppid() == world.server.pid
     assert os.getpgid(process.pid) == process.pid
