@@ -161,12 +161,18 @@ class World:
         return path.read_text().split() if path.exists() else []
 
     def slow(self) -> tuple[str, RunProcess]:
-        """A run that is in its step, and its process."""
-        run = self.launch(slow="")
-        until(lambda: self.marks(run))
-        process = self.process(run)
-        assert process
-        return run, process
+        """A run that is in its step, and its process.
+
+        A server that loads itself anew, as somebody has just installed a package, is waited for.
+        """
+        for _ in range(5):
+            self.wait_for_server()
+            run = self.launch(slow="")
+            until(lambda run=run: self.marks(run))
+            if process := self.process(run):
+                return run, process
+            self.instance.run_launcher.terminate(run)
+        raise AssertionError("no run is forked")
 
 
 def until(found: Callable[[], object], seconds: float = 60) -> None:
