@@ -29,7 +29,7 @@ ui: environment ## the Dagster UI on loopback; Ctrl-C ends it
 	@exec .venv/bin/mesh ui $(ARGS)
 
 # Each process has its own PostgreSQL; more than four would wait for the disk.
-side_by_side = --numprocesses=logical --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+side_by_side = --numprocesses=logical --maxprocesses=4 --no-loadscope-reorder
 
 test: development ## the tests, on the real engines
 	@exec .venv/bin/python -m pytest $(side_by_side) $(ARGS)

@@ -7,11 +7,12 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 import pytest
 from psycopg import sql
+from xdist.scheduler import LoadScopeScheduling
 
 from dagster_project.lake import s3, store
 from dagster_project.lake.store import Lake
@@ -113,14 +114,25 @@ def fresh_settings() -> Iterator[None]:
 FIRST = ("e2e", "components")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of tests that run side by side a file stays together, and `e2e`, which shares a platform."""
+    """The longest first."""
     items.sort(key=lambda item: [item.path.parent.name != name for name in FIRST])
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder == "e2e" else f"{folder}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+class Together(LoadScopeScheduling):
+    """Of tests that run side by side a file stays together, and those that share a platform: of
+    `e2e` those of the UI, and the others.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if "/e2e/" not in file:
+            return file
+        return "e2e ui" if "/test_ui" in file else "e2e"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
