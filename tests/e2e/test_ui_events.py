@@ -179,8 +179,9 @@ def test_what_must_not_be_loaded_is_told_and_nothing_else_happens(
     file.write_bytes(b"")
     (run,) = new(ui, known)
     assert (run["status"], days_of(run)) == ("FAILURE", (DAY, DAY))
+    failed = f"*run failed* <http://127.0.0.1:{ui.port}/runs/{run['runId']}|"
     told(webhook, *(f"{path.name}>: it is never loaded: {why}" for path, why in never.items()))
-    told(webhook, f"*run failed* <http://127.0.0.1:{ui.port}/runs/{run['runId']}|")
+    told(webhook, failed)
     assert "landing/flights/flights/flights_2013-02-30.csv" in ui.platform.mesh("status").out
     assert flights(ui.platform, DAY) == before
 
@@ -191,7 +192,7 @@ def test_what_must_not_be_loaded_is_told_and_nothing_else_happens(
     assert (run["status"], days_of(run)) == ("SUCCESS", (DAY, DAY))
     told(webhook, f"delivery stuck: landing/flights/flights/{next(iter(never)).name}")
     told(webhook, f"run failed: load_flights_raw_flights ({DAY})")
-    assert webhook.text().count("*run failed*") == 1
+    assert webhook.text().count(failed) == 1
     assert flights(ui.platform, DAY) == before
 
 
