@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -148,6 +148,15 @@ def private(pid: int) -> float:
     return float(psutil.Process(pid).memory_full_info().uss / 1024**2)
 
 
+def _servers(ui: psutil.Process) -> Iterator[tuple[str, float]]:
+    """The private memory of the processes that runs share, by their modules."""
+    for process in ui.children(recursive=True):
+        with suppress(psutil.Error):  # it is ending
+            for who in ("orchestration.prefork", "quality.server"):
+                if f"dagster_project.{who}" in process.cmdline():
+                    yield who, private(process.pid)
+
+
 def measure(home: Path, console: Console, days: Sequence[date]) -> list[Event]:
     """The days, one after the other; one before them that does not count."""
     events = []
@@ -171,15 +180,7 @@ def run(console: Console, runs: int) -> Benchmark:
         with serving(home) as ui:
             console.print("forked runs …", style="dim")
             forked = measure(home, console, days)
-            memory = {
-                who: private(process.pid)
-                for process in ui.children(recursive=True)
-                for who in (
-                    "dagster_project.orchestration.prefork",
-                    "dagster_project.quality.server",
-                )
-                if who in process.cmdline()
-            }
+            memory = dict(_servers(ui))
             console.print("runs that Dagster starts …", style="dim")
             (home / "dagster" / "prefork" / "socket").unlink()
             started = measure(home, console, days[:COMPARED])
@@ -198,7 +199,7 @@ def run(console: Console, runs: int) -> Benchmark:
             else:
                 result.add(f"{how}: {what}", figures)
     for who, megabytes in memory.items():
-        result.add(f"private memory of {who.partition('.')[2]}", f"{megabytes:.0f} MB")
+        result.add(f"private memory of {who}", f"{megabytes:.0f} MB")
     own = statistics.median(event.memory or 0.0 for event in forked)
     result.add("private memory of a forked run's process at its first step", f"{own:.0f} MB")
     result.notes.append(
