@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-NAMES = ("loading", "warehouse", "sync", "quality", "pipeline", "events")
+NAMES = ("loading", "warehouse", "sync", "quality", "pipeline", "landing", "events")
 
 
 def main() -> int:

@@ -18,9 +18,13 @@ def end_with_parent() -> None:
     for a word of it would wait for ever, since it inherited the pipe's other end too. Raises
     KeyboardInterrupt if the parent is gone already. Does nothing but on Linux.
     """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    interrupt_with_parent()
     parent = multiprocessing.parent_process()
-    if parent and os.getppid() != parent.pid:
+    if sys.platform == "linux" and parent and os.getppid() != parent.pid:
         raise KeyboardInterrupt
+
+
+def interrupt_with_parent() -> None:
+    """Have this process interrupted when its parent, which is alive, ends. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

@@ -32,6 +32,11 @@ def commands() -> list[str]:
     return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 
 
+def python() -> list[str]:
+    """The blocks of Python that name no file."""
+    return [text for kind, rest, text in _BLOCK.findall(TEXT) if kind == "python" and not rest]
+
+
 def examples() -> dict[str, Example]:
     """The blocks that name a file, by that name."""
     named = [(rest.split(" ", 1), text) for kind, rest, text in _BLOCK.findall(TEXT) if rest]

@@ -55,6 +55,29 @@ def run(
 
 
 @app.command()
+def retry(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Ids of failed runs, or how they begin."),
+    ] = None,
+) -> None:
+    """Run again what failed, and what follows from it: of these runs, or of all that stand failed.
+
+    What succeeded is not repeated. A run stands failed until another did what it failed to do, as
+    [bold]mesh status[/bold] tells while [bold]mesh ui[/bold] is up.
+    """
+    from dagster_project.cli.retry import retry_runs
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not retry_runs(get_settings(), runs or []):
+            raise typer.Exit(1)
+    except KeyboardInterrupt:
+        typer.echo("mesh: interrupted; `mesh retry` goes on from what is done", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="The port on loopback.")] = 3000,
 ) -> None:

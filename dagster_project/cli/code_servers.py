@@ -36,9 +36,10 @@ class CodeServers(Thread):
         self.ending = Event()
 
     def watch(self, dagster: int) -> None:
-        """Begin, with the process of `dagster dev`."""
+        """Begin, with the process of `dagster dev`, or go on with another one."""
         self._dagster = dagster
-        self.start()
+        if not self.is_alive():
+            self.start()
 
     def run(self) -> None:
         lost: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import dagster as dg
 
 from dagster_project.cli.progress import RunStarted
 from dagster_project.cli.waiting import DayRange, Waiting, read_waiting, within
+from dagster_project.cli.workers import Work
 from dagster_project.components.landing_feed import REFUSED, feed_partitions
 from dagster_project.failures import MeshError
 from dagster_project.identity import raw_table
@@ -27,6 +29,16 @@ from dagster_project.settings import Settings, get_settings
 
 #: Ranges of days that are named at most.
 _SHOWN = 10
+
+
+def whole_pipeline(work: Work) -> bool:
+    """In a domain's process: what waits, whether all runs succeeded."""
+    waiting = work.apart(prepare_pipeline)
+    load_pipeline(work.domain)
+    if not work.may_begin():
+        return True
+    look = partial(work.apart, read_waiting)
+    return run_pipeline(work.domain, waiting, look, work.announce)
 
 
 def prepare_pipeline(domain: str) -> list[Waiting]:

@@ -111,8 +111,10 @@ def in_words(steps: Iterable[str], domain: str) -> str:
 class Display:
     """Progress on a terminal as a table that is drawn anew; elsewhere as lines, one a change."""
 
-    def __init__(self, domains: Sequence[DomainProgress], console: Console | None = None) -> None:
-        self._domains = domains
+    def __init__(
+        self, domains: Sequence[DomainProgress] = (), console: Console | None = None
+    ) -> None:
+        self.domains = domains
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._said: dict[str, str] = {}
         self._began = time.time()
@@ -136,7 +138,7 @@ class Display:
         """Show what changed; for where there is no terminal."""
         if self.console.is_terminal:
             return
-        for progress in self._domains:
+        for progress in self.domains:
             said = progress.doing()
             if said and said != self._said.get(progress.domain):
                 self._said[progress.domain] = said
@@ -150,7 +152,7 @@ class Display:
         table.add_column("rows", justify="right", min_width=7)
         table.add_column("s", justify="right", min_width=4)
         table.add_column("now", overflow="ellipsis", no_wrap=True)
-        for progress in self._domains:
+        for progress in self.domains:
             table.add_row(
                 progress.domain,
                 f"{progress.done}/{progress.planned}" if progress.planned else "",
@@ -174,7 +176,7 @@ class Display:
         for header in ("checks\npassed", "\nwarned", "\nfailed", "\nseconds"):
             table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
         table.add_column("", no_wrap=True)
-        for progress in self._domains:
+        for progress in self.domains:
             table.add_row(
                 progress.domain,
                 str(len(progress.streams)),
@@ -192,6 +194,6 @@ class Display:
         # Where even that does not fit, the terminal folds the lines: a number is never cut.
         table.width = self._width(table)
         self.console.print(table, crop=False)
-        for progress in self._domains:
+        for progress in self.domains:
             for error in progress.errors:
                 self.console.print(f"{progress.domain}: {error}", markup=False, style="red")

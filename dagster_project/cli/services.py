@@ -44,7 +44,7 @@ freshness:
 run_monitoring:
   enabled: true
   poll_interval_seconds: 5
-  free_slots_after_run_end_seconds: 60
+  free_slots_after_run_end_seconds: 10
 sensors:
   use_threads: true
   num_workers: 8

@@ -23,6 +23,8 @@ from dagster_project.settings import DBT_PROJECT_DIR, PROJECT, WORKSPACE, Settin
 HOST = "127.0.0.1"
 #: Seconds that the program itself gets to end all that it started, once it was told to.
 PATIENCE = 25.0
+#: Seconds after which a program that ended had come up.
+_CAME_UP = 15.0
 
 
 def serve(settings: Settings, port: int) -> int:
@@ -55,7 +57,7 @@ def serve(settings: Settings, port: int) -> int:
             *("--host", HOST, "--port", str(port), "--log-level", "warning"),
         ]
         print(f"Dagster starts on http://{HOST}:{port} - Ctrl-C ends it", flush=True)
-        return _run_group(command, PROJECT, servers.watch, told)
+        return _run_group(command, PROJECT, servers.watch, told, again=True)
 
 
 def run_inside(settings: Settings, command: Sequence[str]) -> int:
@@ -93,11 +95,12 @@ def _run_group(
     folder: Path,
     when_started: Callable[[int], None] = lambda _: None,
     when_told: Callable[[], None] = lambda: None,
+    again: bool = False,
 ) -> int:
     """Run a program as a process group of its own, and end every process of it at the end.
 
     `when_started` is given its process; `when_told` is called when this program is told to end, and
-    may be again.
+    may be again. One that ends though nobody told it to is started `again`, if it had come up.
     """
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
     asked: list[float] = []
@@ -113,17 +116,24 @@ def _run_group(
     # ignored by the program, and one that comes while it starts is not lost.
     before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
-        groups.append(process.pid)
-        when_started(process.pid)
-        code = None
-        while code is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(timeout=0.5)
-            if asked:
-                when_told()
-            if asked and time.monotonic() > asked[0] + PATIENCE:
-                end_session(process.pid)
+        while True:
+            began = time.monotonic()
+            process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+            groups[:] = [process.pid]
+            when_started(process.pid)
+            code = None
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(timeout=0.5)
+                if asked:
+                    when_told()
+                if asked and time.monotonic() > asked[0] + PATIENCE:
+                    end_session(process.pid)
+            if asked or not again or time.monotonic() < began + _CAME_UP:
+                break
+            end_session(process.pid)
+            told = f"ended with exit code {code}, which nobody asked for: started again"
+            print(f"mesh: {Path(command[0]).name} {told}", file=sys.stderr, flush=True)
     except FileNotFoundError:
         raise MeshError(f"{command[0]}: no such program") from None
     finally:

@@ -2,15 +2,15 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotation of `context`.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import dagster as dg
 from dagster_airbyte import (
     AirbyteConnectionTableProps,
     DagsterAirbyteTranslator,
-    build_airbyte_assets_definitions,
 )
+from dagster_airbyte.resources import BaseAirbyteWorkspace
 
 from dagster_project.components.folder import domain_of
 from dagster_project.components.loading import (
@@ -35,6 +35,7 @@ from dagster_project.ingestion.workspace import (
 )
 from dagster_project.lake.store import Lake
 from dagster_project.orchestration.conditions import when_source_reports, when_synced
+from dagster_project.orchestration.pools import WAREHOUSE, source_pool
 from dagster_project.orchestration.retries import retried
 from dagster_project.settings import get_settings, warehouse_url
 
@@ -71,8 +72,7 @@ class StreamTranslator(DagsterAirbyteTranslator):
 class AirbyteConnection(dg.Component):
     """An Airbyte connection of a domain: a sync into the lake, and a raw table a stream.
 
-    The assets of the sync come from dagster-airbyte's factory. Attributes: see
-    `dagster_project.ingestion.declaration.Connection`.
+    Attributes: see `dagster_project.ingestion.declaration.Connection`.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -89,15 +89,13 @@ class AirbyteConnection(dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         domain = domain_of(context.path)
         identifier = connection_id(domain, self.connection)
-        syncs = build_airbyte_assets_definitions(
-            workspace=EmbeddedWorkspace(workspace_id=domain),
-            dagster_airbyte_translator=StreamTranslator(),
-            connection_selector_fn=lambda connection: connection.id == identifier,
+        specs = EmbeddedWorkspace(workspace_id=domain).load_asset_specs(
+            StreamTranslator(), lambda connection: connection.id == identifier
         )
         streams = self.connection.streams
         return dg.Definitions(
             assets=[
-                *syncs,
+                _sync(domain, self.connection, specs),
                 *(_source(domain, self.connection, stream) for stream in streams),
                 *(_raw(domain, self.connection, stream) for stream in streams),
             ],
@@ -125,6 +123,23 @@ class AirbyteConnection(dg.Component):
         ]
 
 
+def _sync(
+    domain: str, connection: Connection, specs: Sequence[dg.AssetSpec]
+) -> dg.AssetsDefinition:
+    """The connection's sync, as dagster-airbyte's factory makes it, which knows no pools."""
+
+    @dg.multi_asset(
+        name=f"airbyte_{domain}_{connection.name}",
+        specs=specs,
+        can_subset=True,
+        pool=connection.pool or source_pool(domain, connection.name),
+    )
+    def sync(context: dg.AssetExecutionContext, airbyte: BaseAirbyteWorkspace) -> Iterator[Any]:
+        yield from airbyte.sync_and_poll(context=context)
+
+    return sync
+
+
 def _source(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.AssetSpec:
     name = identity(domain, connection, stream)
     return dg.AssetSpec(
@@ -147,7 +162,10 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
     )
 
     @dg.multi_asset(
-        name=load_step(name.table), specs=[spec], check_specs=[declaration_check(name.table)]
+        name=load_step(name.table),
+        specs=[spec],
+        check_specs=[declaration_check(name.table)],
+        pool=WAREHOUSE,
     )
     @retried
     def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:

@@ -21,6 +21,7 @@ from dagster_project.declarations import Declared
 from dagster_project.domain import read_domain
 from dagster_project.failures import DeclarationError, LakeError
 from dagster_project.lake.store import Lake
+from dagster_project.orchestration.pools import WAREHOUSE
 from dagster_project.orchestration.retries import retried
 from dagster_project.quality.asked import Request
 from dagster_project.quality.outcome import Outcome, Partitions, Validation
@@ -101,6 +102,7 @@ def suite_checks(
             *([drift_check(suite.table)] if suite.meta.drift else []),
         ],
         can_subset=True,
+        pool=WAREHOUSE,
         op_tags={"dagster/compute_kind": "great_expectations"},
     )
     @retried

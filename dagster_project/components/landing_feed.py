@@ -22,6 +22,7 @@ from dagster_project.identity import Feed
 from dagster_project.ingestion.feed import FeedDeclaration
 from dagster_project.ingestion.landing import FeedLoad, load_feed, target_of
 from dagster_project.lake.store import Lake
+from dagster_project.orchestration.pools import WAREHOUSE
 from dagster_project.orchestration.retries import retried
 from dagster_project.settings import get_settings, warehouse_url
 
@@ -108,6 +109,7 @@ class LandingFeed(dg.Component):
             specs=[spec],
             check_specs=[declaration_check(target.table)],
             backfill_policy=dg.BackfillPolicy.single_run(),
+            pool=WAREHOUSE,
         )
         @retried
         def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:

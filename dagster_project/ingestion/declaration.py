@@ -209,6 +209,12 @@ class Connection(Declared):
     )
     streams: list[StreamDeclaration] = Field(min_length=1)
     schedule: Schedule | None = None
+    pool: str | None = Field(
+        None,
+        pattern=_NAME,
+        description="Whose slot a sync takes; connections to the same source system can share one. "
+        "Its own if unset: one sync at a time.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

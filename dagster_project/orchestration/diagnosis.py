@@ -21,7 +21,9 @@ from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    ASSET_RESUME_RETRY_TAG,
     PARTITION_NAME_TAG,
+    RESUME_RETRY_TAG,
     WILL_RETRY_TAG,
 )
 
@@ -39,10 +41,23 @@ _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
 }
+#: Tags of runs that do only what another run has not done.
+_RETRIED = {RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG}
 #: Days that a problem names at most.
 _SHOWN = 5
 #: For how long a delivered file may wait to be loaded.
 PATIENCE = timedelta(minutes=15)
+
+
+def domain_of(run: dg.DagsterRun) -> str | None:
+    """The domain whose code location the run is of."""
+    origin = run.remote_job_origin
+    return origin.location_name if origin else None
+
+
+def root_of(run: dg.DagsterRun) -> str:
+    """The first of the runs that this one is an execution of; itself, if it is the first."""
+    return run.root_run_id or run.run_id
 
 
 def asset_path(key: dg.AssetKey) -> str:
@@ -80,53 +95,64 @@ def failed_checks(
 def failed_runs(
     instance: dg.DagsterInstance, domain: str, told: Collection[str] = ()
 ) -> Iterator[Problem]:
-    """Failed runs, of which no later one has done what they failed to do.
-
-    Those that failed with the same steps, of the same partitions, are one problem, called by these.
-    `told` are the runs that somebody was told of: they are looked at however old they are.
-    """
-    since = datetime.now(UTC) - LOOKED_BACK
-    failures = _of_domain(instance, domain, dg.RunsFilter([*told]) if told else None)
-    filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
-    failures |= _of_domain(instance, domain, filters)
-    open_ = {
-        run_id: record
-        for run_id, record in failures.items()
-        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE
-        # The run that it is retried by is judged.
-        and record.dagster_run.tags.get(WILL_RETRY_TAG) != "true"
-    }
-    if not open_:
-        return
-    first = min(_ended(record) for record in open_.values())
-    filters = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=datetime.fromtimestamp(first, UTC)
-    )
-    successes = list(_of_domain(instance, domain, filters).values())
-    same: dict[str, list[RunRecord]] = {}
-    for run_id, record in open_.items():
-        failed = _steps(instance, run_id, StepEventStatus.FAILURE)
-        wanted = _wanted(record.dagster_run)
-        if all(
-            any(_made_good(instance, record, failed, days, success) for success in successes)
-            for days in wanted
-        ):
-            continue
-        name = ", ".join(sorted(failed)) or f"{record.dagster_run.job_name} before its first step"
-        told_days = [
-            each[0] if each[0] == each[1] else " to ".join(each) for each in wanted if each
-        ]
-        if told_days:
-            more = f" and {len(told_days) - _SHOWN} more" if told_days[_SHOWN:] else ""
-            name += f" ({', '.join(told_days[:_SHOWN])}{more})"
-        same.setdefault(name, []).append(record)
-    for name, records in same.items():
-        records.sort(key=_ended)
+    """`standing_failures` as problems: those of the same steps and partitions are one."""
+    for name, records in standing_failures(instance, domain, told).items():
         run_id = records[-1].dagster_run.run_id
         runs = f"{len(records)} runs, the last " if len(records) > 1 else "run "
         yield Problem(
             Kind.RUN, name, f"{runs}{run_id[:8]}", f"{RUN_PATH}{run_id}", _ended(records[0])
         )
+
+
+def standing_failures(
+    instance: dg.DagsterInstance, domain: str, told: Collection[str] = ()
+) -> dict[str, list[RunRecord]]:
+    """Failed runs, of which no later one has done what they failed to do; the oldest first.
+
+    By what they are called: their failed steps, and partitions. `told` are the runs that somebody
+    was told of: they are looked at however old they are.
+    """
+    since = datetime.now(UTC) - LOOKED_BACK
+    failures = _of_domain(instance, domain, dg.RunsFilter([*told]) if told else None)
+    filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    failures |= _of_domain(instance, domain, filters)
+    open_ = [
+        record
+        for record in failures.values()
+        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE
+        # The run that it is retried by is judged.
+        and record.dagster_run.tags.get(WILL_RETRY_TAG) != "true"
+    ]
+    if not open_:
+        return {}
+    first = min(_ended(record) for record in open_)
+    filters = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=datetime.fromtimestamp(first, UTC)
+    )
+    successes = list(_of_domain(instance, domain, filters).values())
+    same: dict[str, list[RunRecord]] = {}
+    for record in sorted(open_, key=_ended):
+        failed = failed_steps(instance, record.dagster_run.run_id)
+        if all(
+            any(_made_good(instance, record, failed, days, success) for success in successes)
+            for days in _wanted(record.dagster_run)
+        ):
+            continue
+        same.setdefault(called(record.dagster_run, failed), []).append(record)
+    return same
+
+
+def failed_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]:
+    """The steps that a run which has ended failed at; none if it failed before its first."""
+    return _steps(instance, run_id, StepEventStatus.FAILURE)
+
+
+def called(run: dg.DagsterRun, failed: Collection[str]) -> str:
+    """What a failure is called, however often it comes again."""
+    name = ", ".join(sorted(failed)) or f"{run.job_name} before its first step"
+    days = [each[0] if each[0] == each[1] else " to ".join(each) for each in _wanted(run) if each]
+    more = f" and {len(days) - _SHOWN} more" if days[_SHOWN:] else ""
+    return f"{name} ({', '.join(days[:_SHOWN])}{more})" if days else name
 
 
 def _of_domain(
@@ -136,8 +162,7 @@ def _of_domain(
         return {}
     found = {}
     for record in instance.get_run_records(filters, limit=RUNS):
-        origin = record.dagster_run.remote_job_origin
-        if origin and origin.location_name == domain:
+        if domain_of(record.dagster_run) == domain:
             found[record.dagster_run.run_id] = record
     return found
 
@@ -178,14 +203,15 @@ def _made_good(
     """Whether a later run did what this one failed to do, of these partitions at least."""
     if _ended(success) <= _ended(failure):
         return False
-    done = _days(success.dagster_run)
+    before, after = failure.dagster_run, success.dagster_run
+    if root_of(before) == root_of(after) and after.tags.keys() & _RETRIED:
+        return True  # it did all that the one before it had not done
+    done = _days(after)
     if days and not (done and done[0] <= days[0] and days[1] <= done[1]):
         return False
     if failed:
-        passed = _steps(instance, success.dagster_run.run_id, StepEventStatus.SUCCESS)
-        return set(failed) <= passed
-    before, after = failure.dagster_run, success.dagster_run
-    return before.get_root_run_id() == after.get_root_run_id() or (
+        return set(failed) <= _steps(instance, after.run_id, StepEventStatus.SUCCESS)
+    return root_of(before) == root_of(after) or (
         before.job_name == after.job_name and before.asset_selection == after.asset_selection
     )
 

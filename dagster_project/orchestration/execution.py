@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from importlib import import_module
 
 import dagster as dg
@@ -23,6 +24,8 @@ from dagster._core.executor.base import Executor
 from dagster._core.executor.init import InitExecutorContext
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 
+from dagster_project.orchestration.pools import set_limits
+from dagster_project.parent import interrupt_with_parent
 from dagster_project.quality.server import validation_server
 from dagster_project.settings import get_settings
 from dagster_project.transformation import invocation
@@ -78,6 +81,8 @@ class ForkingExecutor(MultiprocessExecutor):
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
+        set_limits(plan_context.instance)
+        _end_steps_with_run()
         steps = execution_plan.step_keys_to_execute
         first = [key for key in steps if key.startswith(SOURCE_STEPS)]
         with ExitStack() as stack:
@@ -94,6 +99,21 @@ class ForkingExecutor(MultiprocessExecutor):
                 if waits and event.event_type is DagsterEventType.STEP_START:
                     waits = False
                     prepare()
+
+
+@cache
+def _end_steps_with_run() -> None:
+    """Have the steps, which this process forks, interrupted when it ends, however that happens.
+
+    Else those of a run that was killed worked on, beside those of the run that is started for it.
+    """
+    run = os.getpid()
+
+    def in_child() -> None:
+        if os.getppid() == run:  # not what a step forks
+            interrupt_with_parent()
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def _start_method() -> str:

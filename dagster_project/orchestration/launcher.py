@@ -76,7 +76,7 @@ class PreforkRunLauncher(DefaultRunLauncher):
         if process.interrupt():
             return True
         # Nobody else would say it before run monitoring runs out of patience.
-        self._instance.report_run_canceled(run, _gone(process))
+        self._instance.report_run_canceled(run, process.gone())
         return True
 
     def _is_finished(self, run_id: str) -> bool:
@@ -91,9 +91,5 @@ class PreforkRunLauncher(DefaultRunLauncher):
         """Of runs that were launched in another way nothing is known, and so nothing bad."""
         process = RunProcess.of(run)
         if process and not process.is_alive():
-            return CheckRunHealthResult(WorkerStatus.NOT_FOUND, _gone(process))
+            return CheckRunHealthResult(WorkerStatus.NOT_FOUND, process.gone())
         return CheckRunHealthResult(WorkerStatus.RUNNING)
-
-
-def _gone(process: RunProcess) -> str:
-    return f"The run's process (pid {process.pid}) ended before the run had."

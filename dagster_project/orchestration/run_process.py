@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+import psutil
 
 #: The tag of a run that says which process executes it.
 PROCESS = "mesh/process"
@@ -21,11 +23,11 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class RunProcess:
-    """A process that executes a run. Linux only."""
+    """A process that executes a run."""
 
     run_id: str
     pid: int
-    #: When it started: the machine's boot, and the clock ticks since.
+    #: When it started: on Linux the machine's boot, and the clock ticks since.
     started: str
 
     @classmethod
@@ -52,9 +54,17 @@ class RunProcess:
     def is_alive(self) -> bool:
         return _started(self.pid) == self.started
 
+    def gone(self) -> str:
+        """What is said of the run if the process is not alive, and the run has not ended."""
+        return f"The run's process (pid {self.pid}) ended before the run had."
+
     def interrupt(self) -> bool:
         """Interrupt it as Ctrl-C does; whether it was there to be interrupted."""
         with contextlib.suppress(ProcessLookupError):
+            if sys.platform != "linux":
+                if alive := self.is_alive():
+                    os.kill(self.pid, signal.SIGINT)
+                return alive
             descriptor = os.pidfd_open(self.pid)
             try:
                 # Asked once it is held: a number that was given again is not interrupted.
@@ -68,6 +78,12 @@ class RunProcess:
 
 def _started(pid: int) -> str | None:
     """When the process started; None if there is none, or it has ended and nobody took note."""
+    if sys.platform != "linux":
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                return str(process.create_time())
+        return None
     try:
         # Its name, in brackets, may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -12,7 +12,7 @@ import pytest
 from dagster_project.cli import pipeline
 from dagster_project.cli.follow import Follower
 from dagster_project.cli.progress import DomainProgress, RunStarted
-from dagster_project.cli.run import _advance, _work, _Worker
+from dagster_project.cli.workers import Work, Worker, advance, serve
 from dagster_project.failures import MeshError
 
 
@@ -27,15 +27,16 @@ def _follow(log: Path) -> DomainProgress:
     """Run a domain in a process, as `mesh run` does, to its end."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=("fleet", theirs, log, [ours]))
+    work = Work("fleet", log, theirs)
+    process = context.Process(target=serve, args=(pipeline.whole_pipeline, work, [ours]))
     process.start()
     theirs.close()
     progress = DomainProgress("fleet")
-    worker = _Worker(progress, process, ours, log)
+    worker = Worker(progress, process, ours, log)
     with dg.DagsterInstance.ephemeral() as instance:
         follower = Follower(instance, progress)
         while not progress.is_over():
-            _advance(worker, {"fleet": progress}, follower)
+            advance(worker, {"fleet": progress}, follower)
             process.join(0.1)
     return progress
 

@@ -98,7 +98,7 @@ def test_a_model_that_was_not_built_still_says_how_many_rows(platform: Platform,
 def test_two_runs_at_once_are_refused(again: Again):
     assert again.other.code == 3
     assert f"process {again.other_than}" in again.other.err
-    assert again.other.err.startswith("mesh: another `mesh run` is going in ")
+    assert again.other.err.startswith("mesh: another `mesh run` or `mesh retry` is going in ")
     assert again.other.out == ""
     assert again.other.seconds < 10
 
@@ -247,8 +247,14 @@ def cut_file(platform: Platform, correction: Correction) -> Iterator[CutFile]:
         "abs(avg(arrival_delay_minutes) - m.average_arrival_delay_minutes) < 0.1 ORDER BY 1"
     )
     yield CutFile(run, runs, [day for (day,) in changed])
-    # It is the file that was loaded, to the nanosecond.
-    paths[CUT].with_suffix(".whole").rename(paths[CUT])
+    restore(paths[CUT])
+
+
+def restore(path: Path) -> None:
+    """The file that was loaded, to the nanosecond."""
+    whole = path.with_suffix(".whole")
+    if whole.exists():
+        whole.rename(path)
 
 
 def test_a_file_that_cannot_be_loaded_holds_up_no_other_day(cut_file: CutFile):
@@ -322,3 +328,73 @@ def test_nothing_of_a_failed_sync_is_loaded(failure: Failure):
 
 def test_nothing_works_on_after_the_runs(platform: Platform, failure: Failure):
     platform.wait_until_quiet(10)
+
+
+@dataclass
+class Retried:
+    """Of the runs that stand failed, fleet's and the one of three days, what was run again."""
+
+    failed: dict[str, str]
+    #: By command: of one run by its id, of all, and of all once more.
+    retries: list[Ended]
+    #: Of each the steps that were started, by the run's domain.
+    steps: list[dict[str, set[str]]]
+
+
+@pytest.fixture(scope="module")
+def retried(platform: Platform, failure: Failure) -> Retried:
+    failed = {domain: run for run, (domain, how) in platform.runs().items() if how == "FAILURE"}
+    landing = platform.home / "lake" / "landing" / "flights" / "flights"
+    retries, steps = [], []
+    for command in (("retry", failed["fleet"][:8]), ("retry",), ("retry",)):
+        if len(command) == 1:
+            restore(landing / f"flights_{CUT}.csv")
+        before = platform.runs()
+        retries.append(platform.mesh(*command))
+        steps.append(
+            {
+                domain: {event["step_key"] for event in platform.events("STEP_START", run)}
+                for run, (domain, _) in platform.runs().items()
+                if run not in before
+            }
+        )
+    return Retried(failed, retries, steps)
+
+
+def test_a_retry_does_what_the_run_failed_to_do_and_what_follows(
+    platform: Platform, retried: Retried
+):
+    first, all_, _ = retried.retries
+    assert (first.code, all_.code) == (0, 0), first.out + first.err + all_.out + all_.err
+    done = {
+        domain: {event["step_key"] for event in platform.events("STEP_SUCCESS", run)}
+        for domain, run in retried.failed.items()
+    }
+    assert [steps.keys() for steps in retried.steps] == [{"fleet"}, {"flights"}, set()]
+    (fleet,), (flights,) = (steps.values() for steps in retried.steps[:2])
+    assert "airbyte_fleet_register" in fleet
+    assert "load_flights_raw_flights" in flights
+    assert not fleet & done["fleet"]
+    assert not flights & done["flights"]
+    assert "fleet: run " + retried.failed["fleet"][:8] in first.out
+    assert f"load_flights_raw_flights ({CUT})" in all_.out
+
+
+def test_what_was_retried_stands_failed_no_more(retried: Retried):
+    again = retried.retries[2]
+    assert (again.code, again.out.splitlines()[-1]) == (
+        0,
+        "no run stands failed: there is nothing to retry",
+    )
+
+
+def test_what_did_not_fail_is_not_retried(platform: Platform, retried: Retried):
+    succeeded = next(run for run, (_, how) in platform.runs().items() if how == "SUCCESS")
+    refused = platform.mesh("retry", succeeded)
+    assert refused.code == 1
+    assert refused.err == (
+        f"mesh: the run {succeeded} did not fail (it is in state: success): nothing to retry\n"
+    )
+    unknown = platform.mesh("retry", "none")
+    assert unknown.code == 1
+    assert "no run's id begins with 'none'" in unknown.err

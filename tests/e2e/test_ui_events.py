@@ -6,7 +6,6 @@ The tests follow on each other, in their order.
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from tests.e2e.platform import Ended, Platform
 from tests.e2e.ui import Ui, serving
 from tests.orchestration.webhook import Webhook
+from tests.readme import python
 
 BEFORE, DAY = "2013-03-05", "2013-03-06"
 #: What the file of a day goes through, in this order.
@@ -140,12 +140,8 @@ def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
     before = ui.platform.rows(loads), ui.platform.rows(builds)
     path = landing(ui.platform, DAY)
     path.write_bytes(path.read_bytes())
-    address = (
-        f"http://127.0.0.1:{ui.port}/report_asset_materialization/source/fleet/register/planes"
-    )
-    request = urllib.request.Request(address, method="POST")
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert answer.status == 200
+    (example,) = python()
+    exec(example.replace(":3000/", f":{ui.port}/"), {})
     came = new(ui, known)
     assert {run["status"] for run in came} == {"SUCCESS"}
     shown = [(run["jobName"], selected(run), days_of(run)) for run in came]
@@ -213,6 +209,31 @@ def test_a_code_server_that_is_killed_comes_back_and_misses_nothing(
     # The sensors of a location that was loaded anew begin anew.
     days, marts = new(ui, known, after=25)
     assert {run["status"] for run in (days, marts)} == {"SUCCESS"}
+    assert flights(ui.platform, BEFORE) == (raw - 1, mart - 1)
+
+
+def test_a_daemon_and_a_webserver_that_are_killed_come_back_and_miss_nothing(
+    ui: Ui, known: set[str]
+) -> None:
+    raw, mart = flights(ui.platform, BEFORE)
+    for program in ("dagster._daemon", "dagster_webserver"):
+        (process,) = (p for p in ui.processes() if program in p.cmdline())
+        process.kill()
+    lose_a_flight(ui.platform, BEFORE)
+    limit = time.monotonic() + 120
+    while [entry["loadStatus"] for entry in ui.locations()] != ["LOADED"] * 4:
+        assert ui.process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.5)
+    while not [run for run in ui.runs() if run["runId"] not in known]:
+        assert time.monotonic() < limit
+        time.sleep(0.5)
+    days, marts = new(ui, known, after=25)
+    assert (days_of(days), days["status"], marts["status"]) == (
+        (BEFORE, BEFORE),
+        "SUCCESS",
+        "SUCCESS",
+    )
     assert flights(ui.platform, BEFORE) == (raw - 1, mart - 1)
 
 

@@ -74,6 +74,7 @@ DEFINITIONS = dg.Definitions(
     asset_checks=[planes_there, seats_counted],
     jobs=[
         dg.define_asset_job("both", dg.AssetSelection.assets(planes, seats)),
+        dg.define_asset_job("rest", dg.AssetSelection.assets(seats)),
         dg.define_asset_job("daily", dg.AssetSelection.assets(visits)),
     ],
     executor=dg.in_process_executor,
@@ -93,9 +94,13 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
 
 
 def run(
-    instance: dg.DagsterInstance, job: str = "both", *broken: str, days: tuple[str, str] = ("", "")
+    instance: dg.DagsterInstance,
+    job: str = "both",
+    *broken: str,
+    days: tuple[str, str] = ("", ""),
+    retries: tuple[str, str] | None = None,
 ) -> str:
-    """A run of fleet's, in which these are broken."""
+    """A run of fleet's, in which these are broken; it `retries` one, of which the first is."""
     BROKEN.clear()
     BROKEN.update(broken)
     definition = DEFINITIONS.resolve_job_def(job)
@@ -104,8 +109,15 @@ def run(
     if days[0]:
         tags["dagster/asset_partition_range_start"] = days[0]
         tags["dagster/asset_partition_range_end"] = days[1]
+    first, parent = retries or (None, None)
+    if retries:
+        tags["dagster/is_resume_retry"] = "true"
     created = instance.create_run_for_job(
-        definition, tags=tags, remote_job_origin=origin.get_job_origin(job)
+        definition,
+        tags=tags,
+        remote_job_origin=origin.get_job_origin(job),
+        root_run_id=first,
+        parent_run_id=parent,
     )
     execute_run(InMemoryJob(definition), created, instance)
     return created.run_id
@@ -127,6 +139,28 @@ def test_a_failed_run_is_a_problem_until_another_did_what_it_failed_to_do(
     assert list(failed_runs(instance, "weather")) == []
     run(instance, "daily", days=("2013-02-01", "2013-02-02"))
     assert runs(instance) == {failed}
+    run(instance)
+    assert runs(instance) == set()
+
+
+def test_retries_that_did_the_rest_together_make_a_run_good(instance: dg.DagsterInstance) -> None:
+    first = run(instance, "both", "planes")
+    second = run(instance, "rest", "seats", retries=(first, first))
+    assert runs(instance) == {first, second}
+    run(instance, "rest", retries=(first, second))
+    assert runs(instance) == set()
+
+
+def test_a_run_that_failed_before_its_first_step_is_not_made_good_by_any_other(
+    instance: dg.DagsterInstance,
+) -> None:
+    origin = RemoteRepositoryOrigin(location_origin("fleet"), "__repository__")
+    failed = instance.create_run_for_job(
+        DEFINITIONS.resolve_job_def("both"), remote_job_origin=origin.get_job_origin("both")
+    )
+    instance.report_run_failed(failed)
+    run(instance, "daily", days=("2013-02-01", "2013-02-02"))
+    assert runs(instance) == {failed.run_id}
     run(instance)
     assert runs(instance) == set()
 

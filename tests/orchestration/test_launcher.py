@@ -6,6 +6,7 @@ where the server looks for changes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -25,6 +26,7 @@ import yaml
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_iteration
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 from dagster_project.cli.sessions import end_session
@@ -42,17 +44,27 @@ from dagster_project.orchestration.execution import forking_executor
 
 VERSION = "first"
 
-@dg.asset
-def marker(context: dg.AssetExecutionContext) -> None:
-    with Path(os.environ["MARKS"], context.run_id).open("a") as file:
+def mark(context: dg.AssetExecutionContext) -> None:
+    marks = Path(os.environ["MARKS"])
+    with (marks / context.run_id).open("a") as file:
         file.write(VERSION + chr(10))
-    address = os.environ.get("_MESH_QUALITY_SERVER", "none")
-    Path(os.environ["MARKS"], "validations").write_text(address)
+    (marks / "validations").write_text(os.environ.get("_MESH_QUALITY_SERVER", "none"))
+    (marks / "step").write_text(str(os.getpid()))
     while "slow" in context.run.tags:
         time.sleep(0.05)
 
+@dg.asset
+def marker(context: dg.AssetExecutionContext) -> None:
+    mark(context)
+
+@dg.asset(pool="warehouse")
+def pooled(context: dg.AssetExecutionContext) -> None:
+    mark(context)
+
 defs = dg.Definitions(
-    assets=[marker], jobs=[dg.define_asset_job("work")], executor=forking_executor
+    assets=[marker, pooled],
+    jobs=[dg.define_asset_job("work", [marker]), dg.define_asset_job("load", [pooled])],
+    executor=forking_executor,
 )
 """
 CONFIG = {
@@ -60,7 +72,8 @@ CONFIG = {
         "module": "dagster_project.orchestration.launcher",
         "class": "PreforkRunLauncher",
     },
-    "run_monitoring": {"enabled": True},
+    "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 1},
+    "concurrency": {"pools": {"granularity": "op", "default_limit": 1}},
     "telemetry": {"enabled": False},
 }
 
@@ -109,15 +122,15 @@ class World:
             connection.close()
         return connection
 
-    def create(self, **tags: str) -> str:
-        """A run that waits to be launched."""
+    def create(self, name: str = "work", **tags: str) -> str:
+        """A run of a job, that waits to be launched."""
         context = self.workspace.create_request_context()
         location = context.get_code_location("tiny")
         repository = next(iter(location.get_repositories().values()))
-        job = repository.get_full_job("work")
+        job = repository.get_full_job(name)
         plan = location.get_execution_plan(job, {}, None, None, None)
         return self.instance.create_run(
-            job_name="work",
+            job_name=name,
             run_id=None,
             run_config={},
             status=None,
@@ -137,8 +150,8 @@ class World:
             asset_graph=repository.asset_graph,
         ).run_id
 
-    def launch(self, **tags: str) -> str:
-        run = self.create(**tags)
+    def launch(self, job: str = "work", **tags: str) -> str:
+        run = self.create(job, **tags)
         self.instance.launch_run(run, self.workspace.create_request_context())
         return run
 
@@ -160,18 +173,19 @@ class World:
         path = self.folder / "marks" / run
         return path.read_text().split() if path.exists() else []
 
-    def slow(self) -> tuple[str, RunProcess]:
+    def slow(self, job: str = "work") -> tuple[str, RunProcess]:
         """A run that is in its step, and its process.
 
         A server that loads itself anew, as somebody has just installed a package, is waited for.
         """
         for _ in range(5):
             self.wait_for_server()
-            run = self.launch(slow="")
+            run = self.launch(job, slow="")
             until(lambda run=run: self.marks(run))
             if process := self.process(run):
                 return run, process
             self.instance.run_launcher.terminate(run)
+            self.ended(run)
         raise AssertionError("no run is forked")
 
 
@@ -214,7 +228,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 world.server.kill()
                 world.server.wait()
                 end_session(world.server.pid)
+        # Dagster's own end by themselves: code servers, and what follows a run's output.
+        until(lambda: not at_work(home))
     get_settings.cache_clear()
+
+
+def at_work(home: Path) -> list[psutil.Process]:
+    """Whatever works in this home, but for this process."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            mine = process.environ().get("MESH_HOME") == str(home)
+            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def test_without_a_server_dagster_starts_the_run(world: World) -> None:
@@ -268,6 +295,31 @@ def test_a_run_that_was_killed_is_marked_as_failed(world: World) -> None:
     look = list(execute_run_monitoring_iteration(world.workspace, logging.getLogger()))
     assert set(look) == {None}
     assert world.run(run).status is dg.DagsterRunStatus.FAILURE
+
+
+def test_the_steps_of_a_run_that_was_killed_end_with_it_and_its_slots_are_freed(
+    world: World,
+) -> None:
+    storage, look = world.instance.event_log_storage, execute_concurrency_slots_iteration
+    run, process = world.slow("load")
+    step = psutil.Process(int((world.folder / "marks" / "step").read_text()))
+    assert step.ppid() == process.pid
+    (pool,) = storage.get_pool_limits()
+    assert (pool.name, pool.limit, pool.from_default) == ("warehouse", 8, False)
+    assert storage.get_concurrency_info("warehouse").active_slot_count == 1
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: not step.is_running() or step.status() == psutil.STATUS_ZOMBIE)
+    list(execute_run_monitoring_iteration(world.workspace, logging.getLogger()))
+    assert world.run(run).status is dg.DagsterRunStatus.FAILURE
+
+    def is_free() -> bool:
+        list(look(world.workspace, logging.getLogger()))
+        return storage.get_concurrency_info("warehouse").active_slot_count == 0
+
+    until(is_free)
+    storage.set_concurrency_slots("warehouse", 3)
+    assert world.ended(world.launch("load")) == "SUCCESS"
+    assert storage.get_concurrency_info("warehouse").slot_count == 3
 
 
 def test_new_code_is_run_at_once(world: World) -> None:
