@@ -17,6 +17,9 @@ from tests.e2e.ui import Ui, serving
 from tests.orchestration.webhook import Webhook
 from tests.readme import python
 
+BACKFILL = """mutation ($assets: [AssetKeyInput!], $days: [String!]) { launchPartitionBackfill(
+    backfillParams: {assetSelection: $assets, partitionNames: $days}) {
+        __typename ... on PythonError { message } } }"""
 BEFORE, DAY = "2013-03-05", "2013-03-06"
 #: What the file of a day goes through, in this order.
 STEPS = [
@@ -190,6 +193,27 @@ def test_what_must_not_be_loaded_is_told_and_nothing_else_happens(
     told(webhook, f"run failed: load_flights_raw_flights ({DAY})")
     assert webhook.text().count(failed) == 1
     assert flights(ui.platform, DAY) == before
+
+
+def test_a_backfill_is_one_run_that_repeats_nothing(ui: Ui, known: set[str]) -> None:
+    loads = "SELECT count(*) FROM mesh.loads WHERE new + changed + removed > 0"
+    builds = "SELECT count(*), max(built_at) FROM mesh.models"
+    before = ui.platform.rows(loads), ui.platform.rows(builds)
+    days = [f"2013-04-{day:02}" for day in range(1, 11)]
+    keys = [{"path": ["flights_raw", "flights"]}, {"path": ["flights", "fct_flights"]}]
+    launched = ui.ask(BACKFILL, assets=keys, days=days)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    # The daemon looks for backfills now and then.
+    limit = time.monotonic() + 60
+    while not any(run["runId"] not in known for run in ui.runs()):
+        assert time.monotonic() < limit
+        time.sleep(0.5)
+    (run,) = new(ui, known)
+    assert (run["status"], days_of(run)) == ("SUCCESS", (days[0], days[-1]))
+    assert [step for step in steps(run) if step in STEPS] == [
+        step for step in STEPS if not step.startswith("transform_")
+    ]
+    assert (ui.platform.rows(loads), ui.platform.rows(builds)) == before
 
 
 def test_a_code_server_that_is_killed_comes_back_and_misses_nothing(

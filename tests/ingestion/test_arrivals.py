@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,23 @@ def test_a_corrected_file_is_asked_for_again(zone: Zone, watch: Watch) -> None:
     assert watch.settle() == [FIRST]
     assert zone.load(FIRST).changed + zone.load(FIRST).new <= 1
     assert zone.rows("delay") == [(1.5,)]
+
+
+def test_a_corrected_file_is_asked_for_though_the_clock_went_back(
+    zone: Zone, watch: Watch, tmp_path: Path
+) -> None:
+    if not zone.lake.on_disk:
+        pytest.skip("S3 has the server's clock")
+    zone.drop(FIRST, "1,0.5,a\n")
+    watch.settle()
+    zone.load(FIRST)
+    zone.drop(FIRST, "1,1.5,a\n")
+    (file,) = (path for path in (tmp_path / "lake").rglob(f"*{FIRST}*") if path.is_file())
+    os.utime(file, (0, 0))
+    assert watch.settle() == [FIRST]
+    zone.load(FIRST)
+    assert zone.rows("delay") == [(1.5,)]
+    assert watch.settle() == []
 
 
 def test_what_somebody_else_has_loaded_is_not_asked_for(zone: Zone, watch: Watch) -> None:
