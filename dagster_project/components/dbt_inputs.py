@@ -54,10 +54,10 @@ class Inputs:
         unique_ids: Collection[str],
         days: Collection[str] | None = None,
     ) -> None:
-        own = {node_table(manifest["nodes"][unique_id]) for unique_id in unique_ids}
+        self._own = {node_table(manifest["nodes"][unique_id]): unique_id for unique_id in unique_ids}
         self._url, self._manifest, self._days = url, manifest, days
-        self._read = {u: read_tables(manifest, u) - own for u in unique_ids}
-        self._before = versions_held(url, *set().union(*self._read.values()))
+        self._read = {u: read_tables(manifest, u) for u in unique_ids}
+        self._before = versions_held(url, *set().union(*self._read.values()) - self._own.keys())
         #: Models that were built of what changed meanwhile and is not known to be sound.
         self.disturbed: dict[str, list[Block]] = {}
 
@@ -69,9 +69,10 @@ class Inputs:
         """
         if not holds_rows(self._manifest, unique_id):
             return False
-        parents = self._manifest["parent_map"].get(unique_id, [])
-        because = [block for parent in parents for block in self.disturbed.get(parent, ())]
-        now = versions_held(self._url, *self._read[unique_id])
+        read = self._read[unique_id]
+        made = [self._own[table] for table in read & self._own.keys()]
+        because = [block for model in made for block in self.disturbed.get(model, ())]
+        now = versions_held(self._url, *read - self._own.keys())
         changed = [t for t, held in now.items() if self._meant(held) != self._meant_before(t)]
         because += blocks(self._url, changed, self._days) if changed else []
         if because:

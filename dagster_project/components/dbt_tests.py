@@ -11,7 +11,7 @@ import orjson
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from dagster_project.identity import Table
-from dagster_project.quality.standing import TestVerdict, record_tests
+from dagster_project.quality.standing import TestVerdict, record_tests, tests_not_run
 from dagster_project.quality.suites import Severity
 from dagster_project.transformation.versions import Built, node_table
 from dagster_project.warehouse.ledger import digest
@@ -69,6 +69,14 @@ class Tests:
         }
         for key in context.assets_def.check_keys:
             self._existing[Table(*key.asset_key.path[-2:])].append(key.name)
+        changed_tables = {node_table(nodes[unique_id]) for unique_id in changed}
+        #: Of tables that are built, critical tests that are not run now.
+        self._put_off: dict[Table, set[str]] = {
+            table: {name for name in names if self._is_critical(name)} - self._tables.keys()
+            for table, names in self._existing.items()
+            if table in changed_tables
+        }
+        unknown = tests_not_run(url, self._existing)
         self._tested: dict[str, str] = {}
         self._standing: list[dg.AssetCheckResult] = []
         #: The names of those to run.
@@ -83,7 +91,8 @@ class Tests:
                 *(f"{t}={built.version(t)}" for t in sorted(tables)),
                 *_code(manifest, self._nodes[key.name]),
             )
-            stands = None if set(parents) & set(changed) else self._verdict(context, key)
+            is_known = not set(parents) & set(changed) and key.name not in unknown
+            stands = self._verdict(context, key) if is_known else None
             if stands:
                 self._standing.append(stands)
             else:
@@ -98,12 +107,18 @@ class Tests:
 
         Whatever happens from then on, what they said before is not said of what dbt builds.
         """
-        waiting: dict[Table, list[TestVerdict]] = {}
-        for name in self.to_run:
-            if str(self._nodes[name]["config"]["severity"]).lower() == "error":
-                unknown = TestVerdict(name, Severity.CRITICAL, passed=False)
-                waiting.setdefault(self._tables[name], []).append(unknown)
-        record_tests(self._url, waiting, self._run_id, self._existing)
+        waiting = {table: set(names) for table, names in self._put_off.items()}
+        for name in filter(self._is_critical, self.to_run):
+            waiting.setdefault(self._tables[name], set()).add(name)
+        verdicts = {
+            table: [TestVerdict(name, Severity.CRITICAL, passed=False) for name in sorted(names)]
+            for table, names in waiting.items()
+        }
+        record_tests(self._url, verdicts, self._run_id, self._existing)
+
+    def _is_critical(self, name: str) -> bool:
+        node = self._nodes.get(name)
+        return node is not None and str(node["config"]["severity"]).lower() == "error"
 
     def _verdict(
         self, context: dg.AssetExecutionContext, key: dg.AssetCheckKey

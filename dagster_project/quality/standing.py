@@ -205,6 +205,18 @@ def record_tests(
                 _note(connection, table, verdict.test, said)
 
 
+def tests_not_run(url: str, tables: Collection[Table]) -> set[str]:
+    """dbt's tests of these tables that were to be run, and of which nobody noted what they said."""
+    with connect(url, "reading which of dbt's tests were not run") as connection:
+        prepare(connection)
+        rows = connection.execute(
+            "SELECT check_name FROM mesh.verdicts WHERE (kind, version) = (%s, %s) "
+            "AND table_schema || '.' || table_name = ANY(%s)",
+            [DBT_TEST, NOT_RUN, [str(table) for table in tables]],
+        )
+        return {test for (test,) in rows}
+
+
 def _lock(connection: psycopg.Connection[Any], table: Table) -> None:
     """Two runs that check the same table note it one after the other."""
     connection.execute(

@@ -115,14 +115,14 @@ def left_out(
     A view is built: it holds nothing, and what reads it reads what it reads.
     """
     out: dict[str, list[Table]] = {}
+    needed: dict[Table, list[Table]] = {}
     for unique_id in ordered:
         if not holds_rows(manifest, unique_id):
             continue
-        needs = {table for table in read_tables(manifest, unique_id) if table in blocked}
-        for parent in manifest["parent_map"].get(unique_id, []):
-            needs.update(out.get(parent, ()))
+        read = read_tables(manifest, unique_id)
+        needs = read.intersection(blocked).union(*(needed.get(table, ()) for table in read))
         if needs:
-            out[unique_id] = sorted(needs)
+            out[unique_id] = needed[node_table(manifest["nodes"][unique_id])] = sorted(needs)
     return out
 
 

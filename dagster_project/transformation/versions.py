@@ -161,12 +161,13 @@ def _ordered(manifest: Mapping[str, Any], selected: Collection[str]) -> Iterator
     done: set[str] = set()
 
     def visit(unique_id: str) -> Iterator[str]:
-        if unique_id in done or unique_id not in selected:
+        if unique_id in done:
             return
         done.add(unique_id)
         for parent in manifest["parent_map"].get(unique_id, []):
             yield from visit(parent)
-        yield unique_id
+        if unique_id in selected:
+            yield unique_id
 
     for unique_id in sorted(selected):
         yield from visit(unique_id)
