@@ -48,6 +48,14 @@ run_monitoring:
 sensors:
   use_threads: true
   num_workers: 8
+retention:
+  # A sensor looks every few seconds: what a day's looks that found nothing say, nobody asks.
+  sensor:
+    purge_after_days:
+      skipped: 1
+  auto_materialize:
+    purge_after_days:
+      skipped: 1
 concurrency:
   runs:
     max_concurrent_runs: 4

@@ -10,16 +10,17 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from dagster_project.domain import read_domain
 from dagster_project.failures import MeshError
-from dagster_project.ingestion.feed import read_feeds
+from dagster_project.ingestion.feed import FeedDeclaration, read_feeds
 from dagster_project.lake.store import Lake
 from dagster_project.orchestration.diagnosis import (
+    LONGEST,
     RUN_PATH,
     broken_triggers,
     failed_checks,
@@ -51,7 +52,7 @@ def alert_sensor(domain: str, promised: Sequence[dg.AssetKey]) -> dg.SensorDefin
     def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         settings = get_settings()
         known = parse(context.cursor)
-        found = by_key(_look(context, domain, promised, known.values()))
+        found = by_key(_look(context, domain, promised, list(known.values())))
         keep(settings.home, domain, found.values())
         news = Message(domain, settings.ui, found, known)
         if news:
@@ -66,18 +67,37 @@ def _look(
     context: dg.SensorEvaluationContext,
     domain: str,
     promised: Sequence[dg.AssetKey],
-    known: Iterable[Problem],
-) -> Iterable[Problem]:
-    instance, settings = context.instance, get_settings()
-    assert context.repository_def
+    known: Collection[Problem],
+) -> Iterator[Problem]:
+    instance, repository = context.instance, context.repository_def
+    assert repository
     told = [p.path.removeprefix(RUN_PATH) for p in known if p.kind is Kind.RUN]
     yield from failed_runs(instance, domain, told)
-    yield from failed_checks(instance, context.repository_def.asset_graph.asset_check_keys)
+    yield from failed_checks(instance, repository.asset_graph.asset_check_keys)
     yield from late_tables(instance, promised, read_domain(domain).freshness)
-    yield from broken_triggers(instance, domain)
-    feeds = read_feeds(domain)
-    if feeds:
-        yield from stuck_deliveries(domain, feeds, Lake(settings.lake), warehouse_url())
+    triggers = {each.name for each in repository.sensor_defs}
+    triggers |= {each.name for each in repository.schedule_defs}
+    yield from broken_triggers(instance, domain, triggers)
+    yield from stuck_files(domain, read_feeds(domain), known)
+
+
+def stuck_files(
+    domain: str, feeds: Sequence[FeedDeclaration], known: Collection[Problem]
+) -> Iterator[Problem]:
+    """Files that wait; while nobody can look, those that did, and that nobody can.
+
+    So that a lake or a warehouse that is away does not keep the rest from being told.
+    """
+    try:
+        if feeds:
+            lake = Lake(get_settings().lake)
+            yield from list(stuck_deliveries(domain, feeds, lake, warehouse_url()))
+    except MeshError as error:
+        name, kind = f"{domain} landing zone", Kind.TRIGGER
+        since = next((p.since for p in known if (p.kind, p.name) == (kind, name)), time.time())
+        path = f"/locations/__repository__@{domain}/sensors/{domain}_alerts"
+        yield Problem(kind, name, f"nobody can look at it: {error}"[:LONGEST], path, since)
+        yield from (problem for problem in known if problem.kind is Kind.STUCK)
 
 
 class Message:

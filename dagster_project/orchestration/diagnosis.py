@@ -43,6 +43,9 @@ _EVALUATED = {
 }
 #: Tags of runs that do only what another run has not done.
 _RETRIED = {RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG}
+#: Characters of an error that are told at most.
+LONGEST = 300
+_OVER = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
 #: Days that a problem names at most.
 _SHOWN = 5
 #: For how long a delivered file may wait to be loaded.
@@ -231,22 +234,33 @@ def late_tables(
             )
 
 
-def broken_triggers(instance: dg.DagsterInstance, domain: str) -> Iterator[Problem]:
-    """Sensors and schedules whose last tick failed."""
+def broken_triggers(
+    instance: dg.DagsterInstance, domain: str, names: Collection[str]
+) -> Iterator[Problem]:
+    """Schedules whose last tick failed, and sensors, which look every few seconds, whose last two.
+
+    Of those that are called so: Dagster knows also those that once were. A tick that is going says
+    nothing yet.
+    """
     for state in instance.all_instigator_state():
-        if state.origin.repository_origin.code_location_origin.location_name != domain:
+        location = state.origin.repository_origin.code_location_origin.location_name
+        if location != domain or state.name not in names:
             continue
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-        if not ticks or ticks[0].status is not TickStatus.FAILURE:
+        is_schedule = state.instigator_type is InstigatorType.SCHEDULE
+        looked_at = 1 if is_schedule else 2
+        ticks = instance.get_ticks(
+            state.instigator_origin_id, state.selector_id, limit=looked_at, statuses=_OVER
+        )
+        if len(ticks) < looked_at or any(tick.status is not TickStatus.FAILURE for tick in ticks):
             continue
         said = ticks[0].error.message.strip().splitlines() if ticks[0].error else ["failed"]
-        kind = "schedules" if state.instigator_type is InstigatorType.SCHEDULE else "sensors"
+        kind = "schedules" if is_schedule else "sensors"
         yield Problem(
             Kind.TRIGGER,
             state.name,
-            said[-1][:300],
+            said[-1][:LONGEST],
             f"/locations/__repository__@{domain}/{kind}/{state.name}",
-            ticks[0].timestamp,
+            ticks[-1].timestamp,
         )
 
 

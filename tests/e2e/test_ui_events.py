@@ -6,7 +6,7 @@ The tests follow on each other, in their order.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,18 @@ def known(ui: Ui, before: dict[str, tuple[int, int]]) -> set[str]:
     return {run for run, (job, _) in ui.platform.runs().items() if not job.startswith("__")}
 
 
+def until(found: Callable[[], object], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < limit
+        time.sleep(0.5)
+
+
+def unknown(ui: Ui, known: set[str]) -> list[dict[str, Any]]:
+    """The runs that are not known yet, the last one first."""
+    return [run for run in ui.runs() if run["runId"] not in known]
+
+
 def new(ui: Ui, known: set[str], after: float = 9) -> list[dict[str, Any]]:
     """The runs that came, the first one first; they are known from then on."""
     came = [run for run in reversed(ui.quiet(after=after)) if run["runId"] not in known]
@@ -145,6 +157,7 @@ def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
     path.write_bytes(path.read_bytes())
     (example,) = python()
     exec(example.replace(":3000/", f":{ui.port}/"), {})
+    until(lambda: any(selected(run) == {"planes"} for run in unknown(ui, known)))
     came = new(ui, known)
     assert {run["status"] for run in came} == {"SUCCESS"}
     shown = [(run["jobName"], selected(run), days_of(run)) for run in came]
@@ -204,10 +217,7 @@ def test_a_backfill_is_one_run_that_repeats_nothing(ui: Ui, known: set[str]) -> 
     launched = ui.ask(BACKFILL, assets=keys, days=days)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     # The daemon looks for backfills now and then.
-    limit = time.monotonic() + 60
-    while not any(run["runId"] not in known for run in ui.runs()):
-        assert time.monotonic() < limit
-        time.sleep(0.5)
+    until(lambda: unknown(ui, known))
     (run,) = new(ui, known)
     assert (run["status"], days_of(run)) == ("SUCCESS", (days[0], days[-1]))
     assert [step for step in steps(run) if step in STEPS] == [
@@ -225,11 +235,8 @@ def test_a_code_server_that_is_killed_comes_back_and_misses_nothing(
     for process in killed:
         process.kill()
     lose_a_flight(ui.platform, BEFORE)
-    limit = time.monotonic() + 90
-    while not (came := [run for run in ui.runs() if run["runId"] not in known]):
-        assert time.monotonic() < limit
-        time.sleep(0.5)
-    assert days_of(came[-1]) == (BEFORE, BEFORE)
+    until(lambda: unknown(ui, known))
+    assert days_of(unknown(ui, known)[-1]) == (BEFORE, BEFORE)
     # The sensors of a location that was loaded anew begin anew.
     days, marts = new(ui, known, after=25)
     assert {run["status"] for run in (days, marts)} == {"SUCCESS"}
@@ -244,14 +251,9 @@ def test_a_daemon_and_a_webserver_that_are_killed_come_back_and_miss_nothing(
         (process,) = (p for p in ui.processes() if program in p.cmdline())
         process.kill()
     lose_a_flight(ui.platform, BEFORE)
-    limit = time.monotonic() + 120
-    while [entry["loadStatus"] for entry in ui.locations()] != ["LOADED"] * 4:
-        assert ui.process.poll() is None
-        assert time.monotonic() < limit
-        time.sleep(0.5)
-    while not [run for run in ui.runs() if run["runId"] not in known]:
-        assert time.monotonic() < limit
-        time.sleep(0.5)
+    until(lambda: [entry["loadStatus"] for entry in ui.locations()] == ["LOADED"] * 4)
+    assert ui.process.poll() is None
+    until(lambda: unknown(ui, known))
     days, marts = new(ui, known, after=25)
     assert (days_of(days), days["status"], marts["status"]) == (
         (BEFORE, BEFORE),

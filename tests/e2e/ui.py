@@ -120,8 +120,9 @@ class Ui:
 
     def processes(self) -> list[psutil.Process]:
         """All that it started, PostgreSQL apart."""
-        mine = psutil.Process(self.process.pid)
-        return [each for each in mine.children(recursive=True) if "postgres" not in each.name()]
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        alive = [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+        return [each for each in alive if "postgres" not in each.name()]
 
 
 @contextmanager
