@@ -7,11 +7,11 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_project.components.soundness import wait_for_checks
+from dagster_project.components.soundness import unsound, wait_for_checks
 from dagster_project.identity import Table
 from dagster_project.quality.blocking import Block, blocks, reasons
 from dagster_project.quality.standing import versions_held
-from dagster_project.transformation.groups import holds_rows, left_out, products_of, read_tables
+from dagster_project.transformation.groups import holds_rows, left_out, read_tables
 from dagster_project.transformation.versions import node_table
 
 
@@ -30,13 +30,7 @@ def refused_models(
     ordered = list(unique_ids)
     read = set().union(*(read_tables(manifest, unique_id) for unique_id in ordered))
     own = {node_table(manifest["nodes"][unique_id]) for unique_id in ordered}
-    made_of = {table: products_of(manifest, table) for table in read - own}
-    found = blocks(url, set().union(*made_of.values()), days)
-    because = {
-        # What a product was made of and changed since is not in it yet.
-        table: [b for b in found if b.table == table or (b.failed and b.table in tables)]
-        for table, tables in made_of.items()
-    }
+    because = unsound(url, manifest, read - own, days)
     out = left_out(manifest, ordered, {table for table, why in because.items() if why})
     return {
         unique_id: list(dict.fromkeys(b for table in tables for b in because[table]))
@@ -54,7 +48,9 @@ class Inputs:
         unique_ids: Collection[str],
         days: Collection[str] | None = None,
     ) -> None:
-        self._own = {node_table(manifest["nodes"][unique_id]): unique_id for unique_id in unique_ids}
+        self._own = {
+            node_table(manifest["nodes"][unique_id]): unique_id for unique_id in unique_ids
+        }
         self._url, self._manifest, self._days = url, manifest, days
         self._read = {u: read_tables(manifest, u) for u in unique_ids}
         self._before = versions_held(url, *set().union(*self._read.values()) - self._own.keys())

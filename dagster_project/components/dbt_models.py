@@ -203,7 +203,7 @@ def _whole(
             # of these comes after one that is.
             if unique_id not in refused and unique_id not in stale:
                 yield _unchanged(outputs[unique_id], url, tables[unique_id], version)
-        tests = Tests(context, url, manifest, built, stale, refused)
+        tests = Tests(context, url, manifest, checks, built, stale, refused)
         yield from tests.standing()
         record_building(url, {tables[unique_id]: [""] for unique_id in stale})
         for event in _run(context, url, manifest, [nodes[u]["name"] for u in stale], tests):
@@ -256,7 +256,8 @@ def _daily(
             before = _version_before(context, table, days)
             yield _unchanged(output, url, table, before or built.version(table, days))
         built.model_partitions[table] = built.model_partitions.get(table, {}) | stale
-        tests = Tests(context, url, manifest, built, [unique_id] if stale else (), refused)
+        changed = [unique_id] if stale else ()
+        tests = Tests(context, url, manifest, checks, built, changed, refused)
         yield from tests.standing()
         record_building(url, {table: stale} if stale else {})
         for event in _run(context, url, manifest, [name] if stale else [], tests, sorted(stale)):

@@ -48,12 +48,14 @@ class Tests:
         context: dg.AssetExecutionContext,
         url: str,
         manifest: Mapping[str, Any],
+        existing: Collection[dg.AssetCheckSpec],
         built: Built,
         changed: Collection[str] = (),
         refused: Collection[str] = (),
     ) -> None:
-        """`built` is what the warehouse holds when the step has ended; `changed` are the unique ids
-        of models that are built, `refused` of those that are left out.
+        """`existing` are all tests of the step's models, also those that this run has not selected;
+        `built` is what the warehouse holds when the step has ended; `changed` are the unique ids of
+        models that are built, `refused` of those that are left out.
         """
         nodes = {**manifest["nodes"], **manifest["sources"]}
         self._nodes = {
@@ -65,10 +67,13 @@ class Tests:
         }
         self._versions = {table: built.version(table) for table in self._tables.values()}
         self._existing: dict[Table, list[str]] = {
-            Table(*key.path[-2:]): [] for key in context.assets_def.keys
+            Table(*key.path[-2:]): [] for key in context.selected_asset_keys
         }
-        for key in context.assets_def.check_keys:
-            self._existing[Table(*key.asset_key.path[-2:])].append(key.name)
+        self._existing |= {table: [] for table in self._tables.values()}
+        for spec in existing:
+            table = Table(*spec.asset_key.path[-2:])
+            if table in self._existing:
+                self._existing[table].append(spec.name)
         changed_tables = {node_table(nodes[unique_id]) for unique_id in changed}
         #: Of tables that are built, critical tests that are not run now.
         self._put_off: dict[Table, set[str]] = {

@@ -18,12 +18,12 @@ from dagster_project.components.folder import domain_of
 from dagster_project.components.loading import REJECTS_CHECK, rejects_check, rejects_result
 from dagster_project.components.partitions import PartitionedTable, partitioned_tables
 from dagster_project.declarations import Declared
-from dagster_project.domain import read_domain
 from dagster_project.failures import DeclarationError, LakeError
 from dagster_project.lake.store import Lake
 from dagster_project.orchestration.pools import WAREHOUSE
 from dagster_project.orchestration.retries import retried
 from dagster_project.quality.asked import Request
+from dagster_project.quality.masking import personal_columns
 from dagster_project.quality.outcome import Outcome, Partitions, Validation
 from dagster_project.quality.quarantine import quarantine
 from dagster_project.quality.results import docs_link, keep
@@ -63,10 +63,9 @@ class ExpectationSuites(dg.Component):
         if not suites:
             raise DeclarationError(f"{EXPECTATIONS / domain} holds no suite: {context.path}")
         partitioned = partitioned_tables(domain)
-        personal = read_domain(domain).personal_data
         return dg.Definitions(
             asset_checks=[
-                suite_checks(suite, partitioned.get(suite.table), personal.get(suite.name, ()))
+                suite_checks(suite, partitioned.get(suite.table), personal_columns(suite))
                 for suite in suites
             ]
         )
@@ -146,7 +145,12 @@ def suite_checks(
             raise
         found = {outcome.check: outcome for outcome in first}
         outcomes = [
-            replace(found[outcome.check], passed=outcome.passed, failed=outcome.failed)
+            replace(
+                found[outcome.check],
+                passed=outcome.passed,
+                failed=outcome.failed,
+                error=outcome.error,
+            )
             if outcome.check in refused
             else outcome
             for outcome in validation.outcomes
@@ -206,7 +210,8 @@ def _partitions(
 ) -> Partitions | None:
     """The run's partitions; in a run of none, those that the table has; None if it has none.
 
-    It has those, too, of which the ledger or a verdict knows and no row is left.
+    It has those, too, of which the ledger or a verdict knows and no row is left, and those that
+    were loaded before they were left out of the declaration.
     """
     single = tags.get(PARTITION_NAME_TAG)
     first = tags.get(ASSET_PARTITION_RANGE_START_TAG, single)
@@ -214,8 +219,7 @@ def _partitions(
     if first and last:
         keys = partitioned.definition.get_partition_keys_in_range(dg.PartitionKeyRange(first, last))
     else:
-        known = partitions_known(url, partitioned.table).union(partitioned.held(url))
-        keys = [key for key in partitioned.definition.get_partition_keys() if key in known]
+        keys = sorted(partitions_known(url, partitioned.table).union(partitioned.held(url)))
     return Partitions(partitioned.column, tuple(keys)) if keys else None
 
 

@@ -5,11 +5,16 @@ A run's own checks stop its steps by themselves. This is about what other runs l
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import dagster as dg
 
 from dagster_project.identity import Table
-from dagster_project.quality.blocking import blocks, reasons
+from dagster_project.quality.blocking import Block, blocks, reasons
 from dagster_project.settings import warehouse_url
+from dagster_project.transformation.groups import products_of
+from dagster_project.transformation.project import read_manifest
 
 #: Seconds between the looks of a step that waits for another run's checks, and how often it looks.
 WAIT, WAITS = 5, 12
@@ -21,7 +26,9 @@ def require_sound(*tables: str) -> None:
     Raises dagster.Failure if a critical check of one failed, or was not run since it changed. Where
     another run may be about to check it, the step is tried again some seconds later.
     """
-    found = blocks(warehouse_url(), [Table.parse(name) for name in tables])
+    read = {Table.parse(name) for name in tables}
+    because = unsound(warehouse_url(), read_manifest(), read)
+    found = list(dict.fromkeys(block for of_table in because.values() for block in of_table))
     if not found:
         return
     failed = any(block.failed for block in found)
@@ -36,6 +43,25 @@ def require_sound(*tables: str) -> None:
     if not failed:
         wait_for_checks(dg.OpExecutionContext.get(), failure)
     raise failure
+
+
+def unsound(
+    url: str,
+    manifest: Mapping[str, Any],
+    tables: Collection[Table],
+    days: Collection[str] | None = None,
+) -> dict[Table, list[Block]]:
+    """Why each of these tables must not be used, for all of them.
+
+    A critical check of it says so, or one that stands failed of a model of its domain that it was
+    made of. What such a model was made of and changed since is not in it yet.
+    """
+    made_of = {table: products_of(manifest, table) for table in tables}
+    found = blocks(url, set().union(*made_of.values()), days)
+    return {
+        table: [b for b in found if b.table == table or (b.failed and b.table in products)]
+        for table, products in made_of.items()
+    }
 
 
 def wait_for_checks(

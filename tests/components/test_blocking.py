@@ -13,7 +13,12 @@ from dagster_project.locations.location import domain_definitions
 from dagster_project.quality import blocking
 from dagster_project.quality.blocking import blocks
 from dagster_project.quality.outcome import Outcome
-from dagster_project.quality.standing import record, versions_held
+from dagster_project.quality.standing import (
+    TestVerdict,
+    record,
+    record_tests,
+    versions_held,
+)
 from dagster_project.quality.suites import EXPECTATIONS, Expectation, Severity, read_suite
 from dagster_project.settings import get_settings
 from dagster_project.transformation.versions import BUILDING, read_built
@@ -292,14 +297,17 @@ def test_a_domain_does_not_use_a_product_whose_dbt_test_failed(
     with psycopg.connect(raw) as connection:
         connection.execute("UPDATE fleet.dim_airlines SET carrier_name = NULL")
     assert not tested()
-    assert [block.check for block in blocks(raw, [AIRLINES_TABLE])] == [test.name]
+    why = {block.check: block.why for block in blocks(raw, [AIRLINES_TABLE])}
+    assert why.pop(test.name) is blocking.Why.FAILED
+    # The others were not run with the model.
+    assert set(why.values()) == {blocking.Why.CHANGED}
     result = gaps(instance)
     assert made(result) == set()
     assert "fleet.dim_airlines: not_null_dim_airlines_carrier_name failed" in reasons(result)
     with psycopg.connect(raw) as connection:
         connection.execute("UPDATE fleet.dim_airlines SET carrier_name = 'United'")
     assert tested()
-    assert blocks(raw, [AIRLINES_TABLE]) == []
+    assert test.name not in {block.check for block in blocks(raw, [AIRLINES_TABLE])}
 
 
 def test_what_is_built_of_what_was_loaded_meanwhile_does_not_count(
@@ -337,7 +345,7 @@ def test_a_step_waits_for_the_checks_of_another_run(
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     monkeypatch.setattr(soundness, "WAIT", 0)
     looks = []
-    found = dbt_inputs.blocks
+    found = soundness.blocks
 
     def after_a_while(*arguments: object) -> list[blocking.Block]:
         """The other run's checks pass between the second look and the third."""
@@ -350,7 +358,7 @@ def test_a_step_waits_for_the_checks_of_another_run(
             record(raw, PLANES_TABLE, sound, CRITICAL, None, now, "the other run")
         return blocked
 
-    monkeypatch.setattr(dbt_inputs, "blocks", after_a_while)
+    monkeypatch.setattr(soundness, "blocks", after_a_while)
     result = run(instance)
     assert result.success
     assert made(result) == AIRLINES | AIRPORTS | PLANES
@@ -377,3 +385,50 @@ def test_an_asset_in_python_asks_too(
     assert "fleet_raw.planes: tailnum_unique failed. Mend the data" in reasons(made_of_it())
     record(raw, PLANES_TABLE, [Outcome("tailnum_unique", True)], CRITICAL, None, now, "a run")
     assert made_of_it().success
+
+
+def test_an_asset_in_python_asks_for_what_its_inputs_were_made_of_too(
+    raw: str, instance: dg.DagsterInstance, only_key: None
+) -> None:
+    made_of = Table("fleet_staging", "stg_fleet__airlines")
+    test = TestVerdict("not_null", Severity.CRITICAL, passed=False, version="as it is")
+    record_tests(raw, {made_of: [test]}, "a run")
+
+    @dg.asset
+    def fleets() -> None:
+        require_sound("fleet.dim_airlines")
+
+    result = dg.materialize([fleets], instance=instance, raise_on_error=False)
+    assert "fleet_staging.stg_fleet__airlines: not_null failed" in reasons(result)
+
+
+def test_what_is_made_by_way_of_a_view_of_what_was_disturbed_is_so_too(
+    warehouse_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def node(kind: str, *parents: str) -> dict[str, object]:
+        return {
+            "resource_type": "model",
+            "schema": "shop",
+            "name": kind,
+            "config": {"materialized": kind},
+            "depends_on": {"nodes": list(parents)},
+        }
+
+    source = {"resource_type": "source", "schema": "shop_raw", "name": "orders"}
+    nodes = {
+        "facts": node("table", "orders"),
+        "recent": node("view", "facts"),
+        "by_day": {**node("table", "recent"), "name": "by_day"},
+    }
+    manifest = {"nodes": nodes, "sources": {"orders": source}}
+    bad = blocking.Block(Table("shop_raw", "orders"), "rows", (), blocking.Why.CHANGED)
+    monkeypatch.setattr(dbt_inputs, "blocks", lambda _, tables, __: [bad] if tables else [])
+    inputs = dbt_inputs.Inputs(warehouse_url, manifest, nodes)
+    assert [inputs.is_disturbed(each) for each in nodes] == [False, False, False]
+    with psycopg.connect(warehouse_url) as connection:
+        connection.execute(
+            "INSERT INTO mesh.tables (table_schema, table_name, version, position, rows, load_id, "
+            "changed_at) VALUES ('shop_raw', 'orders', 'new', 0, 1, 'a load', now())"
+        )
+    assert [inputs.is_disturbed(each) for each in nodes] == [True, False, True]
+    assert inputs.disturbed == {"facts": [bad], "by_day": [bad]}

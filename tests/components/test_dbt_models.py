@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,9 +12,10 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dagster_project.components import dbt_inputs, dbt_models, dbt_tests
+from dagster_project.components import dbt_inputs, dbt_models, dbt_tests, soundness
 from dagster_project.identity import Table
 from dagster_project.locations.location import domain_definitions
+from dagster_project.quality.blocking import Why, blocks
 from dagster_project.settings import get_settings
 from dagster_project.transformation.versions import read_built
 
@@ -59,8 +61,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield ephemeral
 
 
-def build(instance: dg.DagsterInstance, rebuild: bool = False) -> dg.ExecuteInProcessResult:
-    """Fleet's dbt step alone."""
+def build(
+    instance: dg.DagsterInstance,
+    selection: dg.AssetSelection | None = None,
+    *,
+    rebuild: bool = False,
+) -> dg.ExecuteInProcessResult:
+    """Fleet's dbt steps alone, or of these some models."""
     definitions = domain_definitions("fleet")
     keys = [
         key
@@ -72,8 +79,10 @@ def build(instance: dg.DagsterInstance, rebuild: bool = False) -> dg.ExecuteInPr
         for asset in definitions.assets or ()
         if isinstance(asset, dg.AssetsDefinition) and set(asset.keys) <= set(keys)
     ]
-    config = {"ops": {step: {"config": {"rebuild": rebuild}} for step in STEPS}}
-    return dg.materialize(assets, instance=instance, run_config=config, raise_on_error=False)
+    config = {"ops": {step: {"config": {"rebuild": True}} for step in STEPS}} if rebuild else None
+    return dg.materialize(
+        assets, instance=instance, run_config=config, raise_on_error=False, selection=selection
+    )
 
 
 def built(result: dg.ExecuteInProcessResult) -> set[str]:
@@ -154,7 +163,8 @@ def test_what_a_build_may_have_changed_does_not_count_as_what_it_was(
             "INSERT INTO mesh.tables (table_schema, table_name, version, position, rows, load_id, "
             "changed_at) VALUES ('fleet_raw', 'airlines', 'new', 0, 1, 'a load', now())"
         )
-    monkeypatch.setattr(dbt_inputs, "blocks", lambda *_: [])
+    for module in (dbt_inputs, soundness):
+        monkeypatch.setattr(module, "blocks", lambda *_: [])
     with monkeypatch.context() as ended:
         ended.setattr(dbt_models, "record_built", lambda *_: sys.exit("killed"))
         assert not build(instance).success
@@ -162,6 +172,37 @@ def test_what_a_build_may_have_changed_does_not_count_as_what_it_was(
     assert version not in ("", before)
     assert "dim_airlines" in built(build(instance))
     assert read_built(raw).models[Table("fleet", "dim_airlines")] not in (version, before)
+
+
+def test_a_test_that_a_kill_has_kept_from_being_run_is_run_once_the_model_is_as_it_was(
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, named = Table("fleet", "dim_airlines"), "not_null_dim_airlines_carrier_name"
+    assert build(instance).success
+    before = read_built(raw).models[table]
+    shown = dbt_tests.Tests.shown
+
+    def killed(self: dbt_tests.Tests, result: dg.AssetCheckResult, target: Path) -> object:
+        return sys.exit("killed") if result.check_name == named else shown(self, result, target)
+
+    with monkeypatch.context() as ended:
+        ended.setattr(dbt_tests.Tests, "shown", killed)
+        assert not build(instance, rebuild=True).success
+    assert read_built(raw).models[table] == before
+    why = {block.check: block.why for block in blocks(raw, [table])}
+    assert why[named] is Why.CHANGED
+    assert build(instance).success
+    assert named not in {block.check for block in blocks(raw, [table])}
+
+
+def test_a_test_that_is_not_run_with_the_model_does_not_count_as_passed(
+    raw: str, instance: dg.DagsterInstance
+) -> None:
+    table, named = Table("fleet", "dim_airlines"), "not_null_dim_airlines_carrier_name"
+    assert build(instance, dg.AssetSelection.all().without_checks()).success
+    assert named in {block.check for block in blocks(raw, [table])}
+    assert build(instance).success
+    assert named not in {block.check for block in blocks(raw, [table])}
 
 
 def test_a_test_that_was_edited_is_run_again(

@@ -167,6 +167,24 @@ def test_run_alone_the_checks_are_about_the_days_that_are_there(visits: str) -> 
     assert checks["visits"].passed
 
 
+def test_days_that_were_loaded_and_are_the_feeds_no_more_can_be_looked_at(visits: str) -> None:
+    def run_alone() -> dict[str, dg.AssetCheckEvaluation]:
+        later = dg.DailyPartitionsDefinition("2013-02-03", end_date="2013-02-06")
+        definitions = dg.Definitions(
+            asset_checks=[suite_checks(SUITE, PartitionedTable(TABLE, "day", later))],
+            jobs=[dg.define_asset_job("checks", dg.AssetSelection.all_asset_checks())],
+        )
+        result = definitions.resolve_job_def("checks").execute_in_process(raise_on_error=False)
+        return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+    run("2")
+    assert not run_alone()["page_there"].passed
+    with psycopg.connect(visits) as connection:
+        connection.execute("UPDATE shop_raw.visits SET page = 'home' WHERE page IS NULL")
+    assert run_alone()["page_there"].passed
+    assert blocks(visits, [TABLE]) == []
+
+
 def test_days_that_changed_since_they_were_checked_are_told(visits: str) -> None:
     versions_held(visits, TABLE)
     with psycopg.connect(visits) as connection:

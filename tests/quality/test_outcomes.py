@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from dagster_project.domain import read_domain
 from dagster_project.quality.asked import Request
+from dagster_project.quality.masking import personal_columns
 from dagster_project.quality.outcome import MASK, SAMPLE_ROWS, Outcome, Partitions
 from dagster_project.quality.suites import Suite
 from dagster_project.quality.validation import validate
@@ -266,6 +268,11 @@ def test_the_condition_is_of_the_rows_that_were_counted(
         "SELECT * FROM {batch}",
         "SELECT id FROM {batch} WHERE email::int > 0",
         "SELECT id FROM {batch} WHERE (email || '!')::date > now()",
+        "SELECT id, s::text AS t FROM {batch} JOIN shop_raw.sales s USING (id)",
+        "SELECT c AS code FROM {batch} JOIN shop_raw.sales AS s (id, a, b, c, d) USING (id)",
+        "SELECT s AS t FROM {batch}, shop_raw.sales s",
+        "SELECT s AS t FROM shop_raw.sales s, {batch}",
+        "SELECT t FROM {batch} CROSS JOIN LATERAL (SELECT s AS t FROM shop_raw.sales s) AS l",
     ],
 )
 def test_a_query_shows_no_personal_data_under_another_name(sales: str, query: str) -> None:
@@ -279,6 +286,16 @@ def test_a_query_shows_no_personal_data_under_another_name(sales: str, query: st
     assert "person" not in told
     shown = validate(sales, Request(checks, ["it", "beside"]))
     assert "person" in json.dumps([shown.result, [vars(o) for o in shown.outcomes]], default=str)
+
+
+def test_columns_of_personal_data_are_those_of_every_table_that_a_query_names() -> None:
+    (named, columns), *_ = read_domain("commerce").personal_data.items()
+    schema, _, table = named.partition(".")
+    for written in (named, f'"{schema}"."{table}"', named.upper()):
+        query = f"SELECT o.id FROM {{batch}} o JOIN {written} u USING (id)"
+        checks = suite(it=("unexpected_rows_expectation", {"unexpected_rows_query": query}))
+        assert personal_columns(checks) == sorted(columns)
+    assert personal_columns(CHECKS) == []
 
 
 def test_values_of_any_type_can_be_shown(sales: str) -> None:

@@ -32,6 +32,8 @@ sources:
 models:
   - {name: facts, columns: [{name: id, data_tests: [unique]}]}
 """
+#: Parents first.
+MODELS = ("orders", "facts", "by_day", "members", "by_member")
 #: Orders become facts, of which two marts are made; one of them knows people, too.
 FILES = {
     "dbt_project.yml": "name: mesh\nversion: 1.0.0\nprofile: mesh\n",
@@ -132,7 +134,7 @@ def test_a_view_with_critical_checks_is_not_built_with_its_reader(
 
 
 def test_what_descends_from_a_blocked_table_is_left_out(manifest: dict[str, Any]) -> None:
-    ordered = [f"model.mesh.{m}" for m in ("orders", "facts", "by_day", "members", "by_member")]
+    ordered = [f"model.mesh.{m}" for m in MODELS]
     blocked = Table("shop", "facts")
     assert left_out(manifest, ordered, {blocked}) == {
         "model.mesh.by_day": [blocked],
@@ -145,6 +147,19 @@ def test_what_descends_from_a_blocked_table_is_left_out(manifest: dict[str, Any]
         "model.mesh.by_day": [raw],
         "model.mesh.by_member": [raw],
     }
+
+
+def test_what_reads_what_is_left_out_by_way_of_a_view_is_left_out_too(
+    manifest: dict[str, Any],
+) -> None:
+    manifest["nodes"]["model.mesh.facts"]["config"]["materialized"] = "view"
+    manifest["nodes"]["model.mesh.orders"]["config"]["materialized"] = "table"
+    raw = Table("shop_raw", "orders")
+    left = {f"model.mesh.{m}": [raw] for m in ("orders", "by_day", "by_member")}
+    assert left_out(manifest, [f"model.mesh.{m}" for m in MODELS], {raw}) == left
+    # The view need not be in the run.
+    some = [f"model.mesh.{m}" for m in MODELS if m != "facts"]
+    assert left_out(manifest, some, {raw}) == left
 
 
 @pytest.mark.parametrize(
