@@ -5,18 +5,18 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from pydantic import Field
 
+from dagster_project.components.data_versions import version_before
 from dagster_project.components.dbt_inputs import Inputs, refused_models, say_left_out
 from dagster_project.components.dbt_tests import Tests
 from dagster_project.components.folder import domain_of
@@ -253,7 +253,7 @@ def _daily(
         if refused:
             stale = {}
         elif output and not stale:
-            before = _version_before(context, table, days)
+            before = version_before(context.instance, dg.AssetKey(list(table.asset_key)), days)
             yield _unchanged(output, url, table, before or built.version(table, days))
         built.model_partitions[table] = built.model_partitions.get(table, {}) | stale
         changed = [unique_id] if stale else ()
@@ -271,19 +271,6 @@ def _daily(
         say_left_out(context, manifest, refused, inputs)
 
     return build
-
-
-def _version_before(
-    context: dg.AssetExecutionContext, table: Table, days: Sequence[str]
-) -> str | None:
-    """The data version that a day was materialised with: it may have been one for several days."""
-    if len(days) != 1:
-        return None
-    asked = dg.AssetRecordsFilter(dg.AssetKey(list(table.asset_key)), asset_partitions=list(days))
-    for record in context.instance.fetch_materializations(asked, limit=1).records:
-        if record.asset_materialization:
-            return (record.asset_materialization.tags or {}).get(DATA_VERSION_TAG)
-    return None
 
 
 def _selected(context: dg.AssetExecutionContext, manifest: Mapping[str, Any]) -> dict[str, str]:

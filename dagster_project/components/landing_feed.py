@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import dagster as dg
 
+from dagster_project.components.data_versions import version_before
 from dagster_project.components.folder import domain_of
 from dagster_project.components.loading import (
     LoadProgress,
@@ -128,18 +129,21 @@ class LandingFeed(dg.Component):
             except RefusedFilesError as error:
                 refused = dg.MetadataValue.json(list(error.partitions))
                 raise dg.Failure(str(error), {REFUSED: refused}, allow_retries=False) from None
-            findings = feed_findings(done)
+            load, findings = done.load, feed_findings(done)
             for found, files in findings.items():
                 context.log.warning(f"{found}: {files}")
-            for partition in done.load.partitions:
+            for partition in load.partitions:
                 context.add_asset_metadata(
                     {"dagster/partition_row_count": partition.rows, "object": partition.object},
                     partition_key=partition.partition,
                 )
+            before = None
+            if not (load.new or load.changed or load.removed):
+                before = version_before(context.instance, spec.key, context.partition_keys)
             yield dg.MaterializeResult(
-                metadata={**load_metadata(target.table, done.load), **findings},
-                data_version=dg.DataVersion(done.load.version),
-                check_results=[declaration_result(target.table, done.load, findings)],
+                metadata={**load_metadata(target.table, load), **findings},
+                data_version=dg.DataVersion(before or load.version),
+                check_results=[declaration_result(target.table, load, findings)],
             )
 
         return dg.Definitions(assets=[landing, raw])
