@@ -42,6 +42,8 @@ RUNS = 50
 #: Of those without the server, at most.
 COMPARED = 10
 FIRST = date(2013, 6, 1)
+#: The module of the server, whose forks have its command line.
+PREFORK = "dagster_project.orchestration.prefork"
 ResultT = TypeVar("ResultT")
 #: Seconds that an event may take before it counts as lost.
 _LOST = 300
@@ -140,7 +142,9 @@ def _first_step(instance: dg.DagsterInstance, run: str) -> float | None:
 def _memory(instance: dg.DagsterInstance, run: str) -> float | None:
     found = instance.get_run_by_id(run)
     process = RunProcess.of(found) if found else None
-    return private(process.pid) if process else None
+    if not process or PREFORK not in psutil.Process(process.pid).cmdline():
+        return None
+    return private(process.pid)
 
 
 def private(pid: int) -> float:
@@ -152,9 +156,9 @@ def _servers(ui: psutil.Process) -> Iterator[tuple[str, float]]:
     """The private memory of the processes that runs share, by their modules."""
     for process in ui.children(recursive=True):
         with suppress(psutil.Error):  # it is ending
-            for who in ("orchestration.prefork", "quality.server"):
-                if f"dagster_project.{who}" in process.cmdline():
-                    yield who, private(process.pid)
+            for who in (PREFORK, "dagster_project.quality.server"):
+                if who in process.cmdline():
+                    yield who.partition(".")[2], private(process.pid)
 
 
 def measure(home: Path, console: Console, days: Sequence[date]) -> list[Event]:

@@ -25,6 +25,7 @@ from dagster._core.executor.init import InitExecutorContext
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from dagster_project.orchestration.pools import set_limits
+from dagster_project.orchestration.run_process import PROCESS, RunProcess
 from dagster_project.parent import interrupt_with_parent
 from dagster_project.quality.server import validation_server
 from dagster_project.settings import get_settings
@@ -81,7 +82,10 @@ class ForkingExecutor(MultiprocessExecutor):
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
-        set_limits(plan_context.instance)
+        run, instance = plan_context.dagster_run, plan_context.instance
+        if RunProcess.of(run) is None:  # one that Dagster's own launcher started
+            instance.add_run_tags(run.run_id, {PROCESS: str(RunProcess.current(run.run_id))})
+        set_limits(instance)
         _end_steps_with_run()
         steps = execution_plan.step_keys_to_execute
         first = [key for key in steps if key.startswith(SOURCE_STEPS)]

@@ -68,7 +68,7 @@ class PreforkRunLauncher(DefaultRunLauncher):
     def terminate(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id) if self.has_instance else None
         process = RunProcess.of(run) if run and not run.is_finished else None
-        if not run or not process:
+        if not run or not process or not process.is_here:
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         if not process.is_alive() and self._is_finished(run_id):
             return False
@@ -88,8 +88,8 @@ class PreforkRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Of runs that were launched in another way nothing is known, and so nothing bad."""
+        """Of runs that have not come as far as to have a process nothing is known."""
         process = RunProcess.of(run)
-        if process and not process.is_alive():
+        if process and process.is_gone():
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, process.gone())
         return CheckRunHealthResult(WorkerStatus.RUNNING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ class RunProcess:
 
     run_id: str
     pid: int
+    #: The machine, or container, that it is on: of others than this one nothing is known.
+    host: str
     #: When it started: on Linux the machine's boot, and the clock ticks since.
     started: str
 
@@ -35,7 +38,7 @@ class RunProcess:
         """The one that asks, for this run."""
         started = _started(os.getpid())
         assert started
-        return cls(run_id, os.getpid(), started)
+        return cls(run_id, os.getpid(), socket.gethostname(), started)
 
     @classmethod
     def of(cls, run: dg.DagsterRun) -> RunProcess | None:
@@ -43,16 +46,25 @@ class RunProcess:
 
         A run that is executed again passes its tags on.
         """
-        run_id, _, rest = run.tags.get(PROCESS, "").partition(":")
-        pid, _, started = rest.partition(":")
-        return cls(run_id, int(pid), started) if run_id == run.run_id and pid else None
+        run_id, pid, host, started = [*run.tags.get(PROCESS, "").split(":", 3), *[""] * 3][:4]
+        return cls(run_id, int(pid), host, started) if run_id == run.run_id and pid else None
 
     def __str__(self) -> str:
         """As the tag has it."""
-        return f"{self.run_id}:{self.pid}:{self.started}"
+        return f"{self.run_id}:{self.pid}:{self.host}:{self.started}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, on this machine."""
+        return self.host == socket.gethostname()
 
     def is_alive(self) -> bool:
-        return _started(self.pid) == self.started
+        """Whether it is here, and at work."""
+        return self.is_here and _started(self.pid) == self.started
+
+    def is_gone(self) -> bool:
+        """Whether it was here, and is no more."""
+        return self.is_here and not self.is_alive()
 
     def gone(self) -> str:
         """What is said of the run if the process is not alive, and the run has not ended."""

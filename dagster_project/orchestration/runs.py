@@ -69,7 +69,7 @@ def report_killed(instance: dg.DagsterInstance) -> None:
     """
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         process = RunProcess.of(run)
-        if process and not process.is_alive():
+        if process and process.is_gone():
             instance.report_run_failed(run, process.gone())
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

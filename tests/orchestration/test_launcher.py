@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -31,11 +31,12 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 
 from dagster_project.cli.sessions import end_session
 from dagster_project.orchestration.prefork import LARGEST, address
-from dagster_project.orchestration.run_process import RunProcess
+from dagster_project.orchestration.run_process import PROCESS, RunProcess
+from dagster_project.orchestration.runs import report_killed
 from dagster_project.settings import PROJECT, get_settings
 
 CODE = """
-import os, time
+import os, sys, time
 from pathlib import Path
 
 import dagster as dg
@@ -46,10 +47,11 @@ VERSION = "first"
 
 def mark(context: dg.AssetExecutionContext) -> None:
     marks = Path(os.environ["MARKS"])
-    with (marks / context.run_id).open("a") as file:
-        file.write(VERSION + chr(10))
     (marks / "validations").write_text(os.environ.get("_MESH_QUALITY_SERVER", "none"))
     (marks / "step").write_text(str(os.getpid()))
+    (marks / f"{context.run_id}.program").write_text(" ".join(sys.orig_argv))
+    with (marks / context.run_id).open("a") as file:
+        file.write(VERSION + chr(10))
     while "slow" in context.run.tags:
         time.sleep(0.05)
 
@@ -168,6 +170,10 @@ class World:
     def process(self, run: str) -> RunProcess | None:
         return RunProcess.of(self.run(run))
 
+    def is_forked(self, run: str) -> bool:
+        """Whether a run that has a step was executed by a fork of the server."""
+        return "prefork" in (self.folder / "marks" / f"{run}.program").read_text()
+
     def marks(self, run: str) -> list[str]:
         """What the run's step wrote, a line each time that it was executed."""
         path = self.folder / "marks" / run
@@ -182,7 +188,7 @@ class World:
             self.wait_for_server()
             run = self.launch(job, slow="")
             until(lambda run=run: self.marks(run))
-            if process := self.process(run):
+            if self.is_forked(run) and (process := self.process(run)):
                 return run, process
             self.instance.run_launcher.terminate(run)
             self.ended(run)
@@ -247,8 +253,33 @@ def at_work(home: Path) -> list[psutil.Process]:
 def test_without_a_server_dagster_starts_the_run(world: World) -> None:
     run = world.launch()
     assert world.ended(run) == "SUCCESS"
-    assert world.process(run) is None
+    assert not world.is_forked(run)
     assert world.marks(run) == ["first"]
+
+
+def test_a_run_that_dagster_started_is_known_to_be_gone_too(world: World) -> None:
+    run = world.launch(slow="")
+    until(lambda: world.marks(run))
+    process = world.process(run)
+    assert process
+    assert not world.is_forked(run)
+    os.kill(process.pid, signal.SIGKILL)
+    until(process.is_gone)
+    # As it may be of a machine that lost its power.
+    report_killed(world.instance)
+    assert world.run(run).status is dg.DagsterRunStatus.FAILURE
+
+
+def test_of_another_machines_processes_nothing_is_known(world: World) -> None:
+    run = world.create()
+    elsewhere = replace(RunProcess.current(run), host="elsewhere", started="long ago")
+    world.instance.add_run_tags(run, {PROCESS: str(elsewhere)})
+    assert world.process(run) == elsewhere
+    assert not elsewhere.is_alive()
+    assert not elsewhere.is_gone()
+    report_killed(world.instance)
+    assert world.run(run).status is dg.DagsterRunStatus.NOT_STARTED
+    world.instance.delete_run(run)
 
 
 def test_a_run_is_a_fork_of_the_server(world: World) -> None:
@@ -332,7 +363,7 @@ def test_new_code_is_run_at_once(world: World) -> None:
     world.wait_for_server()
     again = world.launch()
     assert world.ended(again) == "SUCCESS"
-    assert world.process(again)
+    assert world.is_forked(again)
     assert world.marks(again) == ["second"]
     assert (world.folder / "marks" / "validations").read_text() != validations
     # It is the same process, and what it forked before is at work still.
@@ -351,7 +382,7 @@ def test_a_run_outlives_its_server(world: World) -> None:
     assert process.is_alive()
     other = world.launch()
     assert world.ended(other) == "SUCCESS"
-    assert world.process(other) is None
+    assert not world.is_forked(other)
     assert world.run(run).status is dg.DagsterRunStatus.STARTED
     assert world.instance.run_launcher.terminate(run)
     assert world.ended(run) == "CANCELED"
