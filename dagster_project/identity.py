@@ -137,9 +137,7 @@ class Feed:
 
 
 #: What a URN cannot hold as it is, and how DataHub writes it.
-_RESERVED = str.maketrans(
-    {",": "%2C", "(": "%28", ")": "%29", "\N{SYMBOL FOR UNIT SEPARATOR}": "%E2%90%9F"}
-)
+_RESERVED = {",": "%2C", "(": "%28", ")": "%29", "\N{SYMBOL FOR UNIT SEPARATOR}": "%E2%90%9F"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +183,12 @@ class Urns:
         """A column of the dataset of this URN."""
         return f"urn:li:schemaField:({dataset},{_encoded(column)})"
 
+    @staticmethod
+    def column_of(urn: str) -> tuple[str, str]:
+        """The dataset and the column of a column's URN."""
+        dataset, _, column = urn.removeprefix("urn:li:schemaField:(")[:-1].rpartition(",")
+        return dataset, _decoded(column)
+
     def check(self, table: Table, name: str) -> str:
         """A check of a table, whatever its thresholds are."""
         return f"urn:li:assertion:{_encoded(f'{self.fabric}.{table}.{name}')}"
@@ -226,7 +230,13 @@ def _source_name(stream: Stream) -> str:
 
 
 def _encoded(part: str) -> str:
-    return part.translate(_RESERVED)
+    return "".join(_RESERVED.get(character, character) for character in part)
+
+
+def _decoded(part: str) -> str:
+    for character, written in _RESERVED.items():
+        part = part.replace(written, character)
+    return part
 
 
 def _slug(name: str) -> str:
