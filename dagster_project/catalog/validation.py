@@ -1,0 +1,97 @@
+"""Whether DataHub takes what is in a file, found before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dagster_project.catalog.files import read
+
+
+def faults(path: Path) -> Iterator[str]:
+    """What DataHub would refuse of a file, a line each: which record, and what is wrong with it.
+
+    What its own check of such files (`datahub check metadata-file`) finds, and what that lets pass
+    and the server would not: aspects that nobody knows or that the entity cannot have, and URNs
+    that are none, within aspects too.
+    """
+    from datahub.ingestion.api.common import PipelineContext
+    from datahub.ingestion.source.file import GenericFileSource
+
+    found = False
+    for number, record in enumerate(read(path), start=1):
+        for fault in _faults_of(record):
+            found = True
+            yield f"{path}: record {number}: {fault}"
+    if found:
+        return
+    source = GenericFileSource.create({"path": str(path)}, PipelineContext(run_id="check"))
+    for _ in source.get_workunits_internal():
+        pass
+    for failure in source.get_report().failures:
+        yield f"{path}: {failure.message}: {'; '.join(failure.context)}"
+
+
+def _faults_of(record: Any) -> Iterator[str]:
+    from avro.errors import AvroException
+    from datahub.emitter.aspect import ASPECT_MAP
+    from datahub.emitter.mcp import MetadataChangeProposalWrapper
+    from datahub.emitter.mcp_builder import entity_supports_aspect
+    from datahub.metadata.schema_classes import KEY_ASPECTS
+    from datahub.utilities.urns.urn_iter import list_urns
+
+    if not isinstance(record, dict) or not isinstance(record.get("aspect"), dict):
+        yield "is no proposal of an aspect"
+        return
+    urn, entity = str(record.get("entityUrn")), str(record.get("entityType"))
+    aspect = str(record.get("aspectName"))
+    where = f"{aspect} of {urn}"
+    if fault := _urn_fault(urn, entity):
+        yield f"{where}: {fault}"
+    elif entity not in KEY_ASPECTS:
+        yield f"{where}: DataHub has no entities of the type {entity}"
+    elif aspect not in ASPECT_MAP:
+        yield f"{where}: DataHub has no such aspect"
+    elif not entity_supports_aspect(entity, ASPECT_MAP[aspect]):
+        yield f"{where}: a {entity} cannot have this aspect"
+    else:
+        try:
+            proposal = MetadataChangeProposalWrapper.from_obj(dict(record))
+            if not proposal.validate():
+                yield f"{where}: not of DataHub's schema"
+                return
+        except (AttributeError, AvroException, KeyError, TypeError, ValueError) as error:
+            yield f"{where}: not of DataHub's schema: {str(error)[:300]}"
+            return
+        if isinstance(proposal, MetadataChangeProposalWrapper):
+            for named in sorted(set(list_urns(proposal.aspect))):
+                if fault := _urn_fault(named):
+                    yield f"{where}: {fault}"
+        elif fault := _patch_fault(record["aspect"].get("json")):
+            yield f"{where}: {fault}"
+
+
+def _urn_fault(urn: str, entity: str | None = None) -> str | None:
+    """Why this is no URN, or not one of this type of entity."""
+    from datahub.utilities.urns.error import InvalidUrnError
+    from datahub.utilities.urns.urn import Urn
+
+    try:
+        found = Urn.from_string(urn).entity_type
+    except InvalidUrnError as error:
+        return f"{urn} is no URN: {error}"
+    return f"its URN is of a {found}, not of a {entity}" if entity not in (None, found) else None
+
+
+def _patch_fault(patch: Any) -> str | None:
+    """Why this is no JSON patch, plain or with the keys of the arrays that it adds to."""
+    operations = patch.get("patch") if isinstance(patch, dict) else patch
+    if not isinstance(operations, list) or not operations:
+        return "holds no operations of a JSON patch"
+    for operation in operations:
+        if not isinstance(operation, dict) or operation.get("op") not in ("add", "remove"):
+            return f"an operation of a patch adds or removes, not so {operation}"
+        if not str(operation.get("path")).startswith("/"):
+            return f"an operation of a patch has a path such as /owners, not so {operation}"
+    return None
