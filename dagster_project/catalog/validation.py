@@ -41,7 +41,8 @@ def _faults_of(record: Any) -> Iterator[str]:
     from datahub.metadata.schema_classes import KEY_ASPECTS
     from datahub.utilities.urns.urn_iter import list_urns
 
-    if not isinstance(record, dict) or not isinstance(record.get("aspect"), dict):
+    content = record.get("aspect") if isinstance(record, dict) else None
+    if not isinstance(content, dict) or not content.get("json"):
         yield "is no proposal of an aspect"
         return
     urn, entity = str(record.get("entityUrn")), str(record.get("entityType"))
@@ -68,7 +69,7 @@ def _faults_of(record: Any) -> Iterator[str]:
             for named in sorted(set(list_urns(proposal.aspect))):
                 if fault := _urn_fault(named):
                     yield f"{where}: {fault}"
-        elif fault := _patch_fault(record["aspect"].get("json")):
+        elif fault := _patch_fault(content["json"]):
             yield f"{where}: {fault}"
 
 
