@@ -189,6 +189,14 @@ class Urns:
         dataset, _, column = urn.removeprefix("urn:li:schemaField:(")[:-1].rpartition(",")
         return dataset, _decoded(column)
 
+    def flow(self, domain: str) -> str:
+        """A domain's code location."""
+        return f"urn:li:dataFlow:(dagster,{_encoded(domain)},{self.fabric})"
+
+    def job(self, domain: str, asset_key: tuple[str, ...]) -> str:
+        """What makes an asset."""
+        return f"urn:li:dataJob:({self.flow(domain)},{_encoded('/'.join(asset_key))})"
+
     def check(self, table: Table, name: str) -> str:
         """A check of a table, whatever its thresholds are."""
         return f"urn:li:assertion:{_encoded(f'{self.fabric}.{table}.{name}')}"

@@ -21,6 +21,7 @@ from dagster_project.catalog.domains import (
     source_proposals,
     tag_proposals,
 )
+from dagster_project.catalog.jobs import job_proposals
 from dagster_project.domain import domain_names, read_domain
 from dagster_project.identity import Urns
 from dagster_project.ingestion.declaration import read_connections
@@ -63,11 +64,11 @@ def static_metadata(
     dbt = Models(manifest, compiled, column_lineage(manifest, compiled, say))
     yield from tag_proposals(urns)
     for name in domain_names():
-        yield from of_domain(urns, name, dbt)
+        yield from of_domain(urns, name, dbt, settings.ui)
 
 
-def of_domain(urns: Urns, name: str, dbt: Models) -> Iterator[Proposal]:
-    """What is said of one domain."""
+def of_domain(urns: Urns, name: str, dbt: Models, ui: str) -> Iterator[Proposal]:
+    """What is said of one domain; `ui` is where Dagster's UI answers."""
     domain = read_domain(name)
     yield from domain_proposals(urns, name, domain)
     for connection in read_connections(name):
@@ -75,6 +76,7 @@ def of_domain(urns: Urns, name: str, dbt: Models) -> Iterator[Proposal]:
     found = list(datasets_of(urns, name, dbt))
     for dataset in found:
         yield from dataset_proposals(urns, dataset, urns.owner(domain.owner))
+    yield from job_proposals(urns, name, domain, found, ui)
     by_urn = {dataset.urn: dataset for dataset in found}
     yield from contract_proposals(urns, name, domain, by_urn, read_suites(name))
 

@@ -11,6 +11,7 @@ from datahub.cli.json_file import check_mce_file
 
 from dagster_project.catalog.aspects import ASSET
 from dagster_project.catalog.files import as_record
+from dagster_project.catalog.graph import Graph
 from dagster_project.catalog.metadata import static_metadata, urns_of
 from dagster_project.catalog.validation import faults
 from dagster_project.domain import domain_names, read_domain
@@ -128,6 +129,24 @@ def test_every_table_that_is_promised_has_a_contract_of_checks_that_are_told_of(
     assert late["freshnessAssertion"]["schedule"]["fixedInterval"] == {
         "unit": "SECOND",
         "multiple": 36 * 3600,
+    }
+
+
+def test_every_asset_that_dagster_makes_has_a_job_that_reads_and_writes_its_datasets(
+    records: list[dict[str, Any]], graph: Graph, urns: Urns
+) -> None:
+    jobs = of_type(records, "dataJob", "dataJobInfo")
+    edges = of_type(records, "dataJob", "dataJobInputOutput")
+    made = {}
+    for urn, job in jobs.items():
+        (output,) = [edge["destinationUrn"] for edge in edges[urn]["outputDatasetEdges"]]
+        made[output] = {edge["destinationUrn"] for edge in edges[urn]["inputDatasetEdges"]}
+        assert job["flowUrn"] == urns.flow(graph.nodes[output].domain)
+        assert job["externalUrl"] == f"http://127.0.0.1:3000/assets/{job['name']}"
+        assert job["description"]
+    assert made == graph.upstreams
+    assert of_type(records, "dataFlow", "dataFlowInfo").keys() == {
+        urns.flow(name) for name in domain_names()
     }
 
 

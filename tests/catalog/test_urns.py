@@ -73,6 +73,13 @@ def test_a_check_and_a_contract_are_a_table_s_in_one_environment() -> None:
     assert SHARED.contract(PLANES) == "urn:li:dataContract:PROD.fleet.dim_planes"
 
 
+def test_a_code_location_is_a_flow_and_what_makes_an_asset_is_a_job_of_it() -> None:
+    assert SHARED.flow("fleet") == mce_builder.make_data_flow_urn("dagster", "fleet", "PROD")
+    assert SHARED.job("fleet", PLANES.asset_key) == mce_builder.make_data_job_urn(
+        "dagster", "fleet", "fleet/dim_planes", "PROD"
+    )
+
+
 def test_every_name_is_a_urn_whatever_a_database_is_called() -> None:
     odd = Urns("PROD", "sales (old), kept", "s3://lake")
     for urn in (odd.table(PLANES), odd.model(PLANES), odd.objects(REGISTER)):
