@@ -214,9 +214,8 @@ class Urns:
 
     def owner(self, owner: str) -> str:
         """Who answers for a domain, as domain.yaml has it: `team:<name>`, or an e-mail address."""
-        kind, colon, team = owner.partition(":")
-        if colon and kind == "team":
-            return f"urn:li:corpGroup:{_encoded(team)}"
+        if owner.startswith("team:"):
+            return f"urn:li:corpGroup:{_encoded(owner.removeprefix('team:'))}"
         return f"urn:li:corpuser:{_encoded(owner)}"
 
     def tag(self, name: str) -> str:

@@ -28,7 +28,7 @@ MadeOf = Mapping[str, Collection[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The dbt project: its manifest, and by unique id each model's SQL and where columns are of."""
+    """The dbt project: its manifest, and by unique id each model's SQL and its columns' lineage."""
 
     manifest: Mapping[str, Any]
     compiled: Mapping[str, str]
@@ -180,6 +180,11 @@ def model_datasets(urns: Urns, domain: str, declared: Domain, dbt: Models) -> It
             continue
         table = node_table(node)
         is_view = node["config"]["materialized"] == "view"
+        lineage = dbt.lineage.get(unique_id, {})
+        # A table that the SQL names without dbt's knowledge is read, too.
+        reads = _reads(dbt.manifest, unique_id) | {
+            read for made_of in lineage.values() for read, _ in made_of
+        }
         both: dict[str, Any] = {
             "asset_key": table.asset_key,
             "domain": domain,
@@ -195,10 +200,10 @@ def model_datasets(urns: Urns, domain: str, declared: Domain, dbt: Models) -> It
         yield Dataset(
             urn=urns.model(table),
             kind="Model",
-            upstreams=tuple(sorted(urns.table(read) for read in _reads(dbt.manifest, unique_id))),
+            upstreams=tuple(urns.table(read) for read in sorted(reads)),
             made_of={
                 column: [(urns.table(read), theirs) for read, theirs in sorted(made_of)]
-                for column, made_of in dbt.lineage.get(unique_id, {}).items()
+                for column, made_of in lineage.items()
             },
             query=Query(node["raw_code"], dbt.compiled.get(unique_id, ""), not is_view),
             sibling=urns.table(table),

@@ -42,11 +42,14 @@ def of_type(records: list[dict[str, Any]], kind: str, aspect: str) -> dict[str, 
 # Whole
 
 
-def test_every_asset_of_every_domain_is_told_of(datasets: dict[str, dict[str, Any]]) -> None:
+def test_every_asset_that_is_declared_is_told_of(datasets: dict[str, dict[str, Any]]) -> None:
+    graphs = [domain_definitions(name).resolve_asset_graph() for name in domain_names()]
     assets = {
         "/".join(key.path)
-        for name in domain_names()
-        for key in domain_definitions(name).resolve_asset_graph().get_all_asset_keys()
+        for graph in graphs
+        for key in graph.get_all_asset_keys()
+        # What an asset in Python reads and makes, nobody has declared.
+        if "python" not in graph.get(key).kinds
     }
     told = {d["datasetProperties"]["customProperties"][ASSET] for d in datasets.values()}
     assert told == assets
