@@ -52,6 +52,15 @@ def test_a_file_of_nothing_is_one(path: Path) -> None:
     assert read(path) == list(faults(path)) == []
 
 
+def test_who_reads_the_file_while_it_is_written_anew_reads_one_or_the_other(path: Path) -> None:
+    write(path, proposals())
+    before = path.read_text(encoding="utf-8")
+    with path.open(encoding="utf-8") as reading:
+        write(path, ())
+        assert reading.read() == before
+    assert read(path) == []
+
+
 def test_what_fails_in_the_middle_leaves_the_file_as_it_was(path: Path) -> None:
     write(path, proposals())
     before = path.read_bytes()

@@ -15,8 +15,9 @@ from dagster_project.catalog.graph import Graph
 from dagster_project.catalog.metadata import static_metadata, urns_of
 from dagster_project.catalog.validation import faults
 from dagster_project.domain import domain_names, read_domain
-from dagster_project.identity import Urns
+from dagster_project.identity import Table, Urns
 from dagster_project.locations.location import domain_definitions
+from dagster_project.quality.suites import critical_checks
 from dagster_project.settings import PROJECT, Environment, Settings, get_settings
 
 #: Aspects that people edit in DataHub, of which what they write must stay.
@@ -127,7 +128,10 @@ def test_every_table_that_is_promised_has_a_contract_of_checks_that_are_told_of(
     assert sorted(named) == sorted(assertions)
     kinds = Counter(assertion["type"] for assertion in assertions.values())
     assert kinds["DATA_SCHEMA"] == kinds["FRESHNESS"] == len(contracts)
-    assert kinds["CUSTOM"] > len(contracts)
+    flights = Table("flights", "fct_flights")
+    assert contracts[urns.contract(flights)]["dataQuality"] == [
+        {"assertion": urns.check(flights, name)} for name in critical_checks(flights)
+    ]
     late = assertions["urn:li:assertion:DEV.flights.fct_flights.contract-freshness"]
     assert late["freshnessAssertion"]["schedule"]["fixedInterval"] == {
         "unit": "SECOND",
