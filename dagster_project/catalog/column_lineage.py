@@ -1,10 +1,9 @@
 """Which columns a dbt model's columns are computed from, by its SQL.
 
 The SQL is read by DataHub's own parser, which knows the columns of all tables from the manifest:
-`select *` and unqualified names are resolved. It is what DataHub's dbt source reads it with, too.
-That source itself is not used: importing it needs boto3, it reads a catalog.json of tables that
-were built, and of what it says (owners, tags, tests, columns that are never null) most would have
-to be taken out again.
+`select *` and unqualified names are resolved. DataHub's dbt source reads it with the same one, and
+says the same of lineage. The source itself is not used: importing it needs boto3, and of the rest
+that it says (owners, tags, tests, columns that are never null) most would have to be taken out.
 """
 
 from __future__ import annotations

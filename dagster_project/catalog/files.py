@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from dagster_project.catalog.aspects import Proposal
 
 
+_ANEW = "`mesh catalog emit` writes it anew"
+
+
 def metadata_file(settings: Settings) -> Path:
-    """Where the metadata of all domains is written."""
-    return settings.home / "catalog" / "metadata.json"
+    """Where the metadata of all domains is written: a file an environment."""
+    return settings.home / "catalog" / settings.env.value / "metadata.json"
 
 
 def as_record(proposal: Proposal) -> dict[str, Any]:
@@ -33,24 +36,20 @@ def as_record(proposal: Proposal) -> dict[str, Any]:
     return record
 
 
-def write(path: Path, proposals: Iterable[Proposal]) -> int:
-    """Write the file, which is there whole or as it was before; how many records it has."""
+def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the file, which is there whole or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    count = 0
     try:
         with beside.open("wb") as file:
-            file.write(b"[")
-            for count, proposal in enumerate(proposals, start=1):
-                file.write(b",\n" if count > 1 else b"\n")
-                file.write(orjson.dumps(as_record(proposal)))
+            file.write(b"[\n")
+            file.write(b",\n".join(map(orjson.dumps, records)))
             file.write(b"\n]\n")
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    return count
 
 
 def read(path: Path) -> list[Any]:
@@ -60,10 +59,7 @@ def read(path: Path) -> list[Any]:
     except FileNotFoundError:
         raise CatalogError(f"{path} is not there: `mesh catalog emit` writes it") from None
     except orjson.JSONDecodeError as error:
-        raise CatalogError(
-            f"{path}:{error.lineno}: not valid JSON: {error.msg}. `mesh catalog emit` writes the "
-            "file anew"
-        ) from None
+        raise CatalogError(f"{path}:{error.lineno}: not valid JSON: {error.msg}. {_ANEW}") from None
     if not isinstance(records, list):
-        raise CatalogError(f"{path} holds no array of records: `mesh catalog emit` writes it anew")
+        raise CatalogError(f"{path} holds no array of records. {_ANEW}")
     return records

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from dagster_project.catalog.aspects import ASSET
+from dagster_project.catalog.withdrawal import takes_back
 from dagster_project.failures import CatalogError
 from dagster_project.identity import Urns
 
@@ -53,15 +54,17 @@ class Graph:
         return _turned(self.origins)
 
     def find(self, name: str) -> Node:
-        """The dataset of this name. Raises CatalogError with near matches if there is none."""
+        """The dataset of this name, a table's also as its asset has it: fleet/dim_planes.
+
+        Raises CatalogError with near matches if there is none.
+        """
         names = {node.name: node for node in self.nodes.values()}
-        if name in names:
-            return names[name]
-        near = difflib.get_close_matches(name, names, n=3)
+        if found := names.get(name) or names.get(name.replace("/", ".")):
+            return found
         same = [known for known in names if known.replace("/", ".").split(".")[-1] == name]
-        found = list(dict.fromkeys([*same, *near]))
-        known = f"did you mean {', '.join(found)}?" if found else "`mesh domains` lists the marts"
-        raise CatalogError(f"no table {name}: {known}")
+        near = dict.fromkeys([*same, *difflib.get_close_matches(name, names, n=3)])
+        hint = f"did you mean {', '.join(near)}?" if near else "`mesh domains` lists the marts"
+        raise CatalogError(f"no table {name}: {hint}")
 
 
 def _turned(edges: Mapping[Any, set[Any]]) -> dict[Any, set[Any]]:
@@ -76,7 +79,7 @@ def read_graph(records: Iterable[Mapping[str, Any]]) -> Graph:
     """The graph of the datasets that the records tell of; what they only mention is in it, too."""
     told: dict[str, dict[str, Any]] = defaultdict(dict)
     for record in records:
-        if record["entityType"] == "dataset":
+        if record["entityType"] == "dataset" and not takes_back(record):
             told[record["entityUrn"]][record["aspectName"]] = record["aspect"]["json"]
     # The primary one of two siblings is the dbt model: it goes into the table that it makes.
     shown = {

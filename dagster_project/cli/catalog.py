@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections import Counter
 
 import typer
 
+from dagster_project.failures import CatalogError
 from dagster_project.settings import get_settings
-
-if TYPE_CHECKING:
-    from dagster_project.catalog.aspects import Proposal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,25 +22,29 @@ app = typer.Typer(
 def emit() -> None:
     """Write the metadata of all domains, as their files declare it, for DataHub to ingest.
 
-    Nothing has to have run, and no database is asked.
+    Nothing has to have run, and no database is asked. What the file told before and is gone is told
+    to be removed.
     """
-    from dagster_project.catalog.files import metadata_file, write
+    from dagster_project.catalog.files import as_record, metadata_file, read, write
     from dagster_project.catalog.metadata import static_metadata
+    from dagster_project.catalog.withdrawal import withdrawn
     from dagster_project.cli.services import prepare_home
 
     settings = get_settings()
     prepare_home(settings)
-    entities: dict[str, set[str]] = defaultdict(set)
-
-    def counted(proposals: Iterable[Proposal]) -> Iterator[Proposal]:
-        for proposal in proposals:
-            entities[proposal.entityType].add(proposal.entityUrn)
-            yield proposal
-
     path = metadata_file(settings)
-    records = write(path, counted(static_metadata(settings, say)))
-    told = f"{len(entities['dataset'])} datasets of {len(entities['domain'])} domains"
-    print(f"{told} in {records:,} records: {path.absolute()}")
+    try:
+        before = read(path) if path.exists() else []
+    except CatalogError as error:
+        say(f"{error}. What it told and is gone is not taken back")
+        before = []
+    now = [as_record(proposal) for proposal in static_metadata(settings, say)]
+    gone = list(withdrawn(before, now))
+    write(path, [*now, *gone])
+    entities = {(record["entityType"], record["entityUrn"]) for record in now}
+    count = Counter(kind for kind, _ in entities)
+    told = f"{count['dataset']} datasets of {count['domain']} domains in {len(now):,} records"
+    print(f"{told}{f', {len(gone):,} of what is gone' if gone else ''}: {path.absolute()}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dagster_project.catalog.aspects import owned, upserts
-from dagster_project.catalog.files import read, write
+from dagster_project.catalog.files import as_record, read, write
 from dagster_project.catalog.validation import faults
 from dagster_project.failures import CatalogError
 
@@ -19,7 +19,7 @@ PLANES = "urn:li:dataset:(urn:li:dataPlatform:postgres,warehouse.fleet.dim_plane
 Record = dict[str, Any]
 
 
-def proposals() -> Iterator[Any]:
+def told() -> Iterator[Record]:
     from datahub.metadata.schema_classes import (
         DatasetLineageTypeClass,
         DatasetPropertiesClass,
@@ -28,9 +28,9 @@ def proposals() -> Iterator[Any]:
     )
 
     made_of = UpstreamClass(dataset=PLANES, type=DatasetLineageTypeClass.COPY)
-    yield from upserts(PLANES, DatasetPropertiesClass(name="größe"))
-    yield from upserts(PLANES, UpstreamLineageClass(upstreams=[made_of]))
-    yield from owned(PLANES, "urn:li:corpGroup:fleet-data")
+    yield from map(as_record, upserts(PLANES, DatasetPropertiesClass(name="größe")))
+    yield from map(as_record, upserts(PLANES, UpstreamLineageClass(upstreams=[made_of])))
+    yield from map(as_record, owned(PLANES, "urn:li:corpGroup:fleet-data"))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_an_array_with_a_record_a_line(path: Path) -> None:
-    assert write(path, proposals()) == 3
+    write(path, told())
     first, *lines, last = path.read_text(encoding="utf-8").splitlines()
     assert (first, last) == ("[", "]")
     assert [json.loads(line.rstrip(",")) for line in lines] == read(path)
@@ -48,12 +48,12 @@ def test_a_file_is_an_array_with_a_record_a_line(path: Path) -> None:
 
 
 def test_a_file_of_nothing_is_one(path: Path) -> None:
-    assert write(path, ()) == 0
+    write(path, ())
     assert read(path) == list(faults(path)) == []
 
 
 def test_who_reads_the_file_while_it_is_written_anew_reads_one_or_the_other(path: Path) -> None:
-    write(path, proposals())
+    write(path, told())
     before = path.read_text(encoding="utf-8")
     with path.open(encoding="utf-8") as reading:
         write(path, ())
@@ -62,11 +62,11 @@ def test_who_reads_the_file_while_it_is_written_anew_reads_one_or_the_other(path
 
 
 def test_what_fails_in_the_middle_leaves_the_file_as_it_was(path: Path) -> None:
-    write(path, proposals())
+    write(path, told())
     before = path.read_bytes()
 
-    def broken() -> Iterator[Any]:
-        yield from proposals()
+    def broken() -> Iterator[Record]:
+        yield from told()
         raise ValueError("in the middle")
 
     with pytest.raises(ValueError, match="in the middle"):
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_says_what_to_do(
 def test_a_record_that_datahub_would_refuse_is_named_with_what_is_wrong(
     path: Path, number: int, spoil: Callable[[Record], Any], said: str
 ) -> None:
-    write(path, proposals())
+    write(path, told())
     records = copy.deepcopy(read(path))
     spoil(records[number - 1])
     path.write_text(json.dumps(records))

@@ -198,6 +198,7 @@ def test_columns_are_made_of_columns_that_exist_in_datasets_that_are_upstream(
 
 def test_an_unknown_name_is_answered_with_those_that_are_near(graph: Graph) -> None:
     assert graph.find("landing/flights/flights").kind == "Files"
+    assert graph.find("fleet/dim_planes") is graph.find("fleet.dim_planes")
     with pytest.raises(
         CatalogError, match=r"no table fleet\.dim_plane: did you mean fleet\.dim_pl"
     ):

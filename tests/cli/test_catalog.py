@@ -44,10 +44,26 @@ def test_what_is_emitted_is_checked_and_a_fault_is_named(home: Settings) -> None
         mesh("catalog", "check")
 
     told = mesh("catalog", "emit").output
-    path = home.home / "catalog" / "metadata.json"
+    path = home.home / "catalog" / "local" / "metadata.json"
     records = json.loads(path.read_text())
     assert f"datasets of 4 domains in {len(records):,} records: {path}" in told
     assert f"{len(records):,} records, all valid" in mesh("catalog", "check").output
+
+    gone = records[-1]["entityUrn"].replace("fct_", "gone_")
+    path.write_text(json.dumps([*records, {**records[-1], "entityUrn": gone}]))
+    assert (
+        f"in {len(records):,} records, 1 of what is gone: {path}" in mesh("catalog", "emit").output
+    )
+    *same, last = json.loads(path.read_text())
+    assert same == records
+    assert (last["entityUrn"], last["aspect"]["json"]) == (gone, {"removed": True})
+    assert f"{len(records) + 1:,} records, all valid" in mesh("catalog", "check").output
+
+    path.write_text("{")
+    told = mesh("catalog", "emit").output
+    assert "not valid JSON" in told
+    assert "What it told and is gone is not taken back" in told
+    assert json.loads(path.read_text()) == records
 
     records[7]["aspectName"] = "ownerships"
     path.write_text(json.dumps(records))
