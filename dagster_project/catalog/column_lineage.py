@@ -33,12 +33,18 @@ def column_lineage(
     from datahub.sql_parsing.schema_resolver import SchemaResolver
     from datahub.sql_parsing.sqlglot_lineage import sqlglot_lineage
 
+    class Tables(SchemaResolver):
+        """By schema and name: the project may have been parsed for a database of another name."""
+
+        def resolve_table(self, table: Any) -> Any:
+            return super().resolve_table(table.model_copy(update={"database": None}))
+
     tables: dict[str, Table] = {}
     found: dict[str, ModelColumns] = {}
-    with closing(SchemaResolver(platform="postgres")) as known:
+    with closing(Tables(platform="postgres")) as known:
         for node in (*models(manifest).values(), *manifest["sources"].values()):
             table = node_table(node)
-            urn = make_dataset_urn("postgres", f"{node['database']}.{table}")
+            urn = make_dataset_urn("postgres", str(table))
             tables[urn] = table
             columns = node["columns"].values()
             known.add_raw_schema_info(urn, {c["name"]: c["data_type"] or "" for c in columns})

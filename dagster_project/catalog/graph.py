@@ -63,7 +63,8 @@ class Graph:
             return found
         same = [known for known in names if known.replace("/", ".").split(".")[-1] == name]
         near = dict.fromkeys([*same, *difflib.get_close_matches(name, names, n=3)])
-        hint = f"did you mean {', '.join(near)}?" if near else "`mesh domains` lists the marts"
+        example = next((known for known in sorted(names) if "." in known), "")
+        hint = f"did you mean {', '.join(near)}?" if near else f"name one as SQL does: {example}"
         raise CatalogError(f"no table {name}: {hint}")
 
 

@@ -15,7 +15,6 @@ USERS, ORDERS = Table("shop_raw", "users"), Table("shop_raw", "orders")
 def node(kind: str, table: Table, *columns: str) -> dict[str, Any]:
     return {
         "resource_type": kind,
-        "database": "warehouse",
         "schema": table.schema,
         "name": table.name,
         "columns": {c: {"name": c, "data_type": "text"} for c in columns},
@@ -87,6 +86,11 @@ def test_a_column_is_made_of_those_that_its_expression_names(
     sql: str, expected: dict[str, set[str]]
 ) -> None:
     assert lineage(sql) == expected
+
+
+def test_a_table_is_known_whatever_its_database_is_called() -> None:
+    for database in ("warehouse.", '"sales-mart".', ""):
+        assert lineage(f"select name from {database}shop_raw.users") == {"name": {"users.name"}}
 
 
 def test_a_table_that_nobody_declared_is_left_out() -> None:

@@ -205,5 +205,5 @@ def test_an_unknown_name_is_answered_with_those_that_are_near(graph: Graph) -> N
         graph.find("fleet.dim_plane")
     with pytest.raises(CatalogError, match=r"did you mean fleet\.dim_airports, "):
         graph.find("dim_airports")
-    with pytest.raises(CatalogError, match="no table xyzzy: `mesh domains` lists"):
+    with pytest.raises(CatalogError, match="no table xyzzy: name one as SQL does: commerce"):
         graph.find("xyzzy")
