@@ -98,6 +98,11 @@ class Stream:
     name: str
 
     @property
+    def source(self) -> str:
+        """The source system that it is of, among those of all domains."""
+        return f"{self.domain}.{self.connection}"
+
+    @property
     def source_key(self) -> tuple[str, ...]:
         """The asset key of the stream in its source system."""
         return ("source", self.domain, self.connection, self.name)
@@ -166,11 +171,11 @@ class Urns:
 
     def stream(self, stream: Stream) -> str:
         """A stream in its source system."""
-        return self._dataset("airbyte", f"{_source_name(stream)}.{stream.name}")
+        return self._dataset("airbyte", f"{stream.source}.{stream.name}")
 
     def source(self, stream: Stream) -> str:
         """The source system that a stream is of: an instance of the platform of sources."""
-        return f"urn:li:dataPlatformInstance:({self.platform('airbyte')},{_source_name(stream)})"
+        return f"urn:li:dataPlatformInstance:({self.platform('airbyte')},{stream.source})"
 
     def objects(self, place: Stream | Feed) -> str:
         """The objects of a stream or a feed in the lake."""
@@ -230,10 +235,6 @@ class Urns:
 
     def _dataset(self, platform: str, name: str) -> str:
         return f"urn:li:dataset:({self.platform(platform)},{_encoded(name)},{self.fabric})"
-
-
-def _source_name(stream: Stream) -> str:
-    return f"{stream.domain}.{stream.connection}"
 
 
 def _encoded(part: str) -> str:

@@ -66,7 +66,7 @@ def owned(urn: str, owner: str) -> Sequence[MetadataChangeProposalClass]:
     from datahub.specific.aspect_helpers.ownership import HasOwnershipPatch
 
     source = OwnershipSourceClass(type=OwnershipSourceTypeClass.SOURCE_CONTROL)
-    kind = OwnershipTypeClass.DATAOWNER
+    kind = OwnershipTypeClass.TECHNICAL_OWNER
     built: Sequence[MetadataChangeProposalClass] = (
         HasOwnershipPatch(urn).add_owner(OwnerClass(owner=owner, type=kind, source=source)).build()
     )

@@ -110,7 +110,7 @@ def stream_datasets(
         upstreams=(source,),
         made_of={there: [(source, there)] for there in names},
         is_copy=True,
-        properties={"sync mode": stream.sync_mode.value},
+        properties={"sync_mode": stream.sync_mode.value},
     )
     yield Dataset(
         urn=raw,
@@ -126,7 +126,7 @@ def stream_datasets(
         made_of={column: [(objects, column)] for column in AIRBYTE_COLUMNS}
         | {here: [(objects, there)] for there, here in names.items()},
         is_copy=True,
-        properties={"loaded by": target.mode.value},
+        properties={"load_mode": target.mode.value},
     )
 
 
@@ -151,7 +151,7 @@ def feed_datasets(
         f"{feed.source}.",
         columns=target.columns,
         personal=[column.name for column in target.columns if column.name in personal],
-        properties={"source": feed.source, "names of files": feed.pattern},
+        properties={"source": feed.source, "file_pattern": feed.pattern},
     )
     yield Dataset(
         urn=raw,
@@ -166,7 +166,7 @@ def feed_datasets(
         upstreams=(landing,),
         made_of={column.name: [(landing, column.name)] for column in target.columns},
         is_copy=True,
-        properties={"loaded by": target.mode.value},
+        properties={"load_mode": target.mode.value},
     )
 
 
@@ -210,10 +210,10 @@ def model_datasets(urns: Urns, domain: str, declared: Domain, dbt: Models) -> It
             is_primary=True,
             properties={
                 "dbt_unique_id": unique_id,
-                "file": f"dbt_project/{node['original_file_path']}",
-                "materialized": node["config"]["materialized"],
-                "access": node["access"],
-                "contract": "enforced" if node["contract"]["enforced"] else "none",
+                "dbt_file": f"dbt_project/{node['original_file_path']}",
+                "dbt_materialized": node["config"]["materialized"],
+                "dbt_access": node["access"],
+                "dbt_contract": "enforced" if node["contract"]["enforced"] else "none",
             },
             **both,
         )

@@ -74,9 +74,8 @@ def source_proposals(urns: Urns, domain: str, connection: Connection) -> Iterato
     from datahub.metadata.schema_classes import DataPlatformInstancePropertiesClass
 
     stream = identity(domain, connection, connection.streams[0])
-    name = f"{domain}.{connection.name}"
-    properties = DataPlatformInstancePropertiesClass(name=name, description=connection.source)
-    yield from upserts(urns.source(stream), properties)
+    told = DataPlatformInstancePropertiesClass(name=stream.source, description=connection.source)
+    yield from upserts(urns.source(stream), told)
 
 
 def contract_proposals(
