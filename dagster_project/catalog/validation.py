@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_project.catalog.files import read
+from dagster_project.catalog.files import as_record, read
 
 
 def faults(path: Path) -> Iterator[str]:
     """What DataHub would refuse of a file, a line each: which record, and what is wrong with it.
 
     What its own check of such files (`datahub check metadata-file`) finds, and what that lets pass
-    and the server would not: aspects that nobody knows or that the entity cannot have, and URNs
-    that are none, within aspects too.
+    and the server would not: aspects that nobody knows or that the entity cannot have, fields that
+    nobody knows, and URNs that are none, within aspects too.
     """
     from datahub.ingestion.api.common import PipelineContext
     from datahub.ingestion.source.file import GenericFileSource
@@ -34,43 +34,74 @@ def faults(path: Path) -> Iterator[str]:
 
 
 def _faults_of(record: Any) -> Iterator[str]:
-    from avro.errors import AvroException
-    from datahub.emitter.aspect import ASPECT_MAP
-    from datahub.emitter.mcp import MetadataChangeProposalWrapper
-    from datahub.emitter.mcp_builder import entity_supports_aspect
-    from datahub.metadata.schema_classes import KEY_ASPECTS
-    from datahub.utilities.urns.urn_iter import list_urns
-
     content = record.get("aspect") if isinstance(record, dict) else None
     if not isinstance(content, dict) or not content.get("json"):
         yield "is no proposal of an aspect"
         return
-    urn, entity = str(record.get("entityUrn")), str(record.get("entityType"))
-    aspect = str(record.get("aspectName"))
-    where = f"{aspect} of {urn}"
-    if fault := _urn_fault(urn, entity):
+    where = f"{record.get('aspectName')} of {record.get('entityUrn')}"
+    if fault := _address_fault(record):
         yield f"{where}: {fault}"
-    elif entity not in KEY_ASPECTS:
-        yield f"{where}: DataHub has no entities of the type {entity}"
-    elif aspect not in ASPECT_MAP:
-        yield f"{where}: DataHub has no such aspect"
-    elif not entity_supports_aspect(entity, ASPECT_MAP[aspect]):
-        yield f"{where}: a {entity} cannot have this aspect"
-    else:
-        try:
-            proposal = MetadataChangeProposalWrapper.from_obj(dict(record))
-            if not proposal.validate():
-                yield f"{where}: not of DataHub's schema"
-                return
-        except (AttributeError, AvroException, KeyError, TypeError, ValueError) as error:
-            yield f"{where}: not of DataHub's schema: {str(error)[:300]}"
+        return
+    for fault in _content_faults(record):
+        yield f"{where}: {fault}"
+
+
+def _address_fault(record: Mapping[str, Any]) -> str | None:
+    """Why there is no such aspect of such an entity."""
+    from datahub.emitter.aspect import ASPECT_MAP
+    from datahub.emitter.mcp_builder import entity_supports_aspect
+    from datahub.metadata.schema_classes import KEY_ASPECTS
+
+    entity, aspect = str(record.get("entityType")), record.get("aspectName")
+    if fault := _urn_fault(str(record.get("entityUrn")), entity):
+        return fault
+    if entity not in KEY_ASPECTS:
+        return f"DataHub has no entities of the type {entity}"
+    if aspect not in ASPECT_MAP:
+        return "DataHub has no such aspect"
+    if not entity_supports_aspect(entity, ASPECT_MAP[aspect]):
+        return f"a {entity} cannot have this aspect"
+    return None
+
+
+def _content_faults(record: Mapping[str, Any]) -> Iterator[str]:
+    """What of a record's aspect, or of its patch of one, DataHub's classes do not take."""
+    from avro.errors import AvroException
+    from datahub.emitter.mcp import MetadataChangeProposalWrapper
+    from datahub.utilities.urns.urn_iter import list_urns
+
+    content = record["aspect"]["json"]
+    try:
+        # It changes what it is given.
+        proposal = MetadataChangeProposalWrapper.from_obj(dict(record))
+        if not proposal.validate():
+            yield "not of DataHub's schema"
             return
-        if isinstance(proposal, MetadataChangeProposalWrapper):
-            for named in sorted(set(list_urns(proposal.aspect))):
-                if fault := _urn_fault(named):
-                    yield f"{where}: {fault}"
-        elif fault := _patch_fault(content["json"]):
-            yield f"{where}: {fault}"
+    except (AttributeError, AvroException, KeyError, TypeError, ValueError) as error:
+        yield f"not of DataHub's schema: {str(error)[:300]}"
+        return
+    if not isinstance(proposal, MetadataChangeProposalWrapper):
+        if fault := _patch_fault(content):
+            yield fault
+        return
+    for name in _lost(content, as_record(proposal)["aspect"]["json"]):
+        yield f"DataHub has no such field: {name}"
+    for urn in sorted(set(list_urns(proposal.aspect))):
+        if fault := _urn_fault(urn):
+            yield fault
+
+
+def _lost(said: Any, understood: Any, at: str = "") -> Iterator[str]:
+    """The fields that DataHub's classes did not take, and so leave out."""
+    if isinstance(said, dict) and isinstance(understood, dict):
+        for name, value in said.items():
+            if name in understood:
+                yield from _lost(value, understood[name], f"{at}{name}.")
+            elif value is not None:
+                yield f"{at}{name}"
+    elif isinstance(said, list) and isinstance(understood, list):
+        for item, other in zip(said, understood, strict=True):
+            yield from _lost(item, other, at)
 
 
 def _urn_fault(urn: str, entity: str | None = None) -> str | None:

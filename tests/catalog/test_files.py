@@ -105,6 +105,12 @@ def test_a_file_that_cannot_be_read_says_what_to_do(
         (1, lambda r: r.pop("aspect"), "is no proposal of an aspect"),
         (1, lambda r: r.update(aspect={"json": {}}), "is no proposal of an aspect"),
         (1, lambda r: r.update(changeType="REPLACE"), "not of DataHub's schema"),
+        (1, lambda r: r["aspect"]["json"].update(nom="x"), "has no such field: nom"),
+        (
+            2,
+            lambda r: r["aspect"]["json"]["upstreams"][0].update(kind="COPY"),
+            "has no such field: upstreams.kind",
+        ),
         (1, lambda r: r["aspect"]["json"].update(name=3), "not of DataHub's schema"),
         (1, lambda r: r.update(aspect=None), "is no proposal of an aspect"),
         (
