@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from dagster_project.catalog.aspects import dataset_proposals
 from dagster_project.catalog.column_lineage import column_lineage
+from dagster_project.catalog.contracts import contract_proposals
 from dagster_project.catalog.datasets import (
     Dataset,
     Models,
@@ -15,12 +16,7 @@ from dagster_project.catalog.datasets import (
     model_datasets,
     stream_datasets,
 )
-from dagster_project.catalog.domains import (
-    contract_proposals,
-    domain_proposals,
-    source_proposals,
-    tag_proposals,
-)
+from dagster_project.catalog.domains import domain_proposals, source_proposals, tag_proposals
 from dagster_project.catalog.jobs import job_proposals
 from dagster_project.domain import domain_names, read_domain
 from dagster_project.identity import Urns
