@@ -52,8 +52,8 @@ def static_metadata(
 ) -> Iterator[Proposal]:
     """Every domain, dataset, data product and contract: what they are before anything has run.
 
-    Entities come before those that refer to them. Raises DeclarationError for a mistake in the
-    domains' files or in the dbt project; `say` hears of models whose columns cannot be traced.
+    Raises DeclarationError for a mistake in the domains' files or in the dbt project; `say` hears
+    of models whose columns cannot be traced.
     """
     urns = urns_of(settings)
     manifest, compiled = read_manifest(settings), read_compiled(settings)
