@@ -100,7 +100,7 @@ def _lost(said: Any, understood: Any, at: str = "") -> Iterator[str]:
             elif value is not None:
                 yield f"{at}{name}"
     elif isinstance(said, list) and isinstance(understood, list):
-        for item, other in zip(said, understood, strict=True):
+        for item, other in zip(said, understood, strict=False):
             yield from _lost(item, other, at)
 
 
