@@ -84,3 +84,7 @@ class TransientLakeError(LakeError):
     """The lake is away, overloaded or silent: the same step can pass later."""
 
     transient = True
+
+
+class CatalogError(MeshError):
+    """What is told to the catalog is not there, or is not what it takes."""

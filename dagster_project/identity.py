@@ -1,13 +1,15 @@
 """The one name of a table.
 
 Every table, stream and object prefix of the platform is named here and nowhere else: its Dagster
-asset key, its relation in PostgreSQL, its dbt node and its place in the lake follow from one value.
-Nothing in this module imports a framework: an asset key is a tuple of strings.
+asset key, its relation in PostgreSQL, its dbt node, its place in the lake and its URNs in DataHub
+follow from one value. Nothing in this module imports a framework: an asset key is a tuple of
+strings, a URN is a string.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 #: The dbt project's name, as in dbt_project/dbt_project.yml.
@@ -96,6 +98,11 @@ class Stream:
     name: str
 
     @property
+    def source(self) -> str:
+        """The source system that it is of, among those of all domains."""
+        return f"{self.domain}.{self.connection}"
+
+    @property
     def source_key(self) -> tuple[str, ...]:
         """The asset key of the stream in its source system."""
         return ("source", self.domain, self.connection, self.name)
@@ -132,3 +139,114 @@ class Feed:
     @property
     def table(self) -> Table:
         return raw_table(self.domain, self.name)
+
+
+#: What a URN cannot hold as it is, and how DataHub writes it.
+_RESERVED = {",": "%2C", "(": "%28", ")": "%29", "\N{SYMBOL FOR UNIT SEPARATOR}": "%E2%90%9F"}
+
+
+@dataclass(frozen=True, slots=True)
+class Urns:
+    """DataHub's names of what one environment has.
+
+    They are those of DataHub's own connectors for dbt, PostgreSQL and S3, so that a person who runs
+    one of these finds the same entities. Domains, data products, owners and tags are the same ones
+    in every environment.
+    """
+
+    #: DataHub's word for the environment, such as PROD.
+    fabric: str
+    #: The warehouse's database.
+    database: str
+    #: The lake's URL.
+    lake: str
+
+    def table(self, table: Table) -> str:
+        """A table or view, as PostgreSQL has it."""
+        return self._dataset("postgres", f"{self.database}.{table}")
+
+    def model(self, table: Table) -> str:
+        """The dbt model that makes a table: the sibling of the table."""
+        return self._dataset("dbt", f"{self.database}.{table}")
+
+    def stream(self, stream: Stream) -> str:
+        """A stream in its source system."""
+        return self._dataset("airbyte", f"{stream.source}.{stream.name}")
+
+    def source(self, stream: Stream) -> str:
+        """The source system that a stream is of: an instance of the platform of sources."""
+        return f"urn:li:dataPlatformInstance:({self.platform('airbyte')},{stream.source})"
+
+    def objects(self, place: Stream | Feed) -> str:
+        """The objects of a stream or a feed in the lake."""
+        scheme, _, root = self.lake.partition("://")
+        # Where a folder lies is one machine's affair.
+        name = f"lake/{place.prefix}" if scheme == "file" else f"{root.rstrip('/')}/{place.prefix}"
+        return self._dataset(scheme, name)
+
+    def column(self, dataset: str, column: str) -> str:
+        """A column of the dataset of this URN."""
+        return f"urn:li:schemaField:({dataset},{_encoded(column)})"
+
+    @staticmethod
+    def column_of(urn: str) -> tuple[str, str]:
+        """The dataset and the column of a column's URN."""
+        dataset, _, column = urn.removeprefix("urn:li:schemaField:(")[:-1].rpartition(",")
+        return dataset, _decoded(column)
+
+    def flow(self, domain: str) -> str:
+        """A domain's code location."""
+        return f"urn:li:dataFlow:(dagster,{_encoded(domain)},{self.fabric})"
+
+    def job(self, domain: str, asset_key: tuple[str, ...]) -> str:
+        """What makes an asset."""
+        return f"urn:li:dataJob:({self.flow(domain)},{_encoded('/'.join(asset_key))})"
+
+    def check(self, table: Table, name: str) -> str:
+        """A check of a table, whatever its thresholds are."""
+        return f"urn:li:assertion:{_encoded(f'{self.fabric}.{table}.{name}')}"
+
+    def contract(self, table: Table) -> str:
+        """The contract of a table with those who use it."""
+        return f"urn:li:dataContract:{_encoded(f'{self.fabric}.{table}')}"
+
+    def product(self, domain: str, name: str) -> str:
+        """A data product by the name that its domain gives it."""
+        return f"urn:li:dataProduct:{_encoded(f'{domain}.{_slug(name)}')}"
+
+    def domain(self, name: str) -> str:
+        return f"urn:li:domain:{_encoded(name)}"
+
+    def owner(self, owner: str) -> str:
+        """Who answers for a domain, as domain.yaml has it: `team:<name>`, or an e-mail address."""
+        if owner.startswith("team:"):
+            return f"urn:li:corpGroup:{_encoded(owner.removeprefix('team:'))}"
+        return f"urn:li:corpuser:{_encoded(owner)}"
+
+    def tag(self, name: str) -> str:
+        return f"urn:li:tag:{_encoded(name)}"
+
+    def platform(self, name: str) -> str:
+        return f"urn:li:dataPlatform:{name}"
+
+    def platform_of(self, dataset: str) -> str:
+        """The platform of a dataset's URN."""
+        return dataset.removeprefix("urn:li:dataset:(").partition(",")[0]
+
+    def _dataset(self, platform: str, name: str) -> str:
+        return f"urn:li:dataset:({self.platform(platform)},{_encoded(name)},{self.fabric})"
+
+
+def _encoded(part: str) -> str:
+    return "".join(_RESERVED.get(character, character) for character in part)
+
+
+def _decoded(part: str) -> str:
+    for character, written in _RESERVED.items():
+        part = part.replace(written, character)
+    return part
+
+
+def _slug(name: str) -> str:
+    """The name in lower case, of letters, digits and `_`."""
+    return re.sub(r"\W+", "_", name.casefold()).strip("_")

@@ -9,6 +9,7 @@ from dagster_project.identity import Feed, Stream, Table, quoted, raw_table
 
 def test_a_stream_has_one_name_from_its_source_to_its_table() -> None:
     stream = Stream("fleet", "register", "planes")
+    assert stream.source == "fleet.register"
     assert stream.source_key == ("source", "fleet", "register", "planes")
     assert stream.asset_key == ("lake", "fleet", "register", "planes")
     assert stream.prefix == "fleet/register/planes"

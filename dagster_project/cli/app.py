@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from dagster_project.cli.catalog import app as catalog
 from dagster_project.cli.rejects import app as rejects
 from dagster_project.failures import MeshError
 from dagster_project.settings import Settings, get_settings
@@ -28,6 +29,7 @@ app = typer.Typer(
     Dagster, [bold]mesh sql[/bold] asks the warehouse. Settings are environment variables that start
     with MESH_; [bold]mesh settings[/bold] lists them.""",
 )
+app.add_typer(catalog, name="catalog")
 app.add_typer(rejects, name="rejects")
 
 
@@ -212,6 +214,23 @@ def docs(
     from dagster_project.cli.docs import show
 
     raise typer.Exit(show(get_settings(), serve))
+
+
+@app.command()
+def lineage(
+    table: Annotated[str, typer.Argument(help="A table, such as flights.on_time_by_carrier.")],
+    up: Annotated[bool, typer.Option("--up", help="Only what it is made of.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Only what is made of it.")] = False,
+    columns: Annotated[bool, typer.Option("--columns", help="Column by column.")] = False,
+) -> None:
+    """Where a table comes from, and what is made of it: from source system to mart, as a tree.
+
+    What is no table has the name of its asset: source/fleet/register/planes,
+    lake/fleet/register/planes, landing/flights/flights.
+    """
+    from dagster_project.cli.lineage import show
+
+    show(get_settings(), table, up=up or not down, down=down or not up, columns=columns)
 
 
 @app.command()

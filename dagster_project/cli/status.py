@@ -28,6 +28,7 @@ from dagster_project.warehouse.lease import holders
 #: All that a home holds.
 STATE = {
     "alerts",
+    "catalog",
     "connectors",
     "dagster",
     "dbt",

@@ -55,7 +55,7 @@ def dbt_environment(warehouse_url: str | None) -> dict[str, str]:
     return environment
 
 
-def _digest() -> str:
+def project_digest() -> str:
     """Of everything that dbt parses."""
     digest = hashlib.sha256(sys.version.encode())
     files = sorted(
@@ -78,7 +78,7 @@ def ensure_manifest(settings: Settings | None = None) -> Path:
     """
     target = (settings or get_settings()).dbt_target
     manifest, stamp = target / "manifest.json", target / "parsed"
-    digest = _digest()
+    digest = project_digest()
     if _is_parsed(manifest, stamp, digest):
         return manifest
     target.mkdir(parents=True, exist_ok=True)
@@ -95,9 +95,16 @@ def _is_parsed(manifest: Path, stamp: Path, digest: str) -> bool:
 
 
 def _parse(target: Path) -> None:
+    done = run_dbt(target, "parse")
+    if done.returncode != 0:
+        raise DeclarationError(f"the dbt project does not parse:\n{done.stdout}{done.stderr}")
+
+
+def run_dbt(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run dbt on the project to its end; what it parsed, writes and logs is in `target`."""
     known = get_settings().warehouse_url
-    done = subprocess.run(
-        [str(dbt_executable()), "--no-use-colors", "--quiet", "parse"],
+    return subprocess.run(
+        [str(dbt_executable()), "--no-use-colors", "--quiet", *arguments],
         env=os.environ
         # What dbt parsed for one connection it does not use for another.
         | dbt_environment(known.get_secret_value() if known else None)
@@ -111,8 +118,6 @@ def _parse(target: Path) -> None:
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        raise DeclarationError(f"the dbt project does not parse:\n{done.stdout}{done.stderr}")
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from tests.e2e.platform import PROGRAM, Platform
 
 COMMANDS = [
     "run", "ui", "up", "down", "status", "sql", "exec", "install", "domains", "settings", "clean",
-    "docs", "expect", "lint", "rejects",
+    "docs", "expect", "lint", "rejects", "catalog", "lineage",
 ]  # fmt: skip
 PASSWORD = "5ecret-and-l0ng"
 

@@ -1,0 +1,65 @@
+"""Proposals in a file of DataHub's own format, which its `file` source reads.
+
+The file is an array of JSON with a record a line: so it is read by DataHub, and a line at a time by
+what compares or searches it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dagster_project.failures import CatalogError
+from dagster_project.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster_project.catalog.aspects import Proposal
+
+
+_ANEW = "`mesh catalog emit` writes it anew"
+
+
+def metadata_file(settings: Settings) -> Path:
+    """Where the metadata of all domains is written: a file an environment."""
+    return settings.home / "catalog" / settings.env.value / "metadata.json"
+
+
+def as_record(proposal: Proposal) -> dict[str, Any]:
+    """The proposal as the file has it."""
+    record: dict[str, Any] = proposal.to_obj()
+    record["aspect"] = {"json": json.loads(record["aspect"]["value"])}
+    return record
+
+
+def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the file, which is there whole or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(b"[\n")
+            file.write(b",\n".join(map(orjson.dumps, records)))
+            file.write(b"\n]\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read(path: Path) -> list[Any]:
+    """The records of a file. Raises CatalogError if it is not there, or not of JSON."""
+    try:
+        records = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CatalogError(f"{path} is not there: `mesh catalog emit` writes it") from None
+    except orjson.JSONDecodeError as error:
+        raise CatalogError(f"{path}:{error.lineno}: not valid JSON: {error.msg}. {_ANEW}") from None
+    if not isinstance(records, list):
+        raise CatalogError(f"{path} holds no array of records. {_ANEW}")
+    return records

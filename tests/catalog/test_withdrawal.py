@@ -1,0 +1,72 @@
+"""What is gone is told to be gone, and nothing else is taken from anybody."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+from datahub.metadata.schema_classes import StatusClass
+from datahub.specific.dataproduct import DataProductPatchBuilder
+
+from dagster_project.catalog.aspects import owned, upserts
+from dagster_project.catalog.files import as_record
+from dagster_project.catalog.graph import read_graph
+from dagster_project.catalog.withdrawal import takes_back, withdrawn
+
+ONE, TWO = (
+    f"urn:li:dataset:(urn:li:dataPlatform:postgres,warehouse.fleet.{name},DEV)"
+    for name in ("one", "two")
+)
+PRODUCT = "urn:li:dataProduct:fleet.register"
+ANN, BOB = "urn:li:corpuser:ann", "urn:li:corpuser:bob"
+Records = list[dict[str, Any]]
+
+
+def dataset(urn: str, owner: str) -> Records:
+    proposals = chain(upserts(urn, StatusClass(removed=False)), owned(urn, owner))
+    return [as_record(proposal) for proposal in proposals]
+
+
+def product(*assets: str) -> Records:
+    patch = DataProductPatchBuilder(PRODUCT).set_name("Register")
+    for asset in assets:
+        patch.add_asset(asset, output_port=True)
+    return [as_record(proposal) for proposal in patch.build()]
+
+
+def test_what_is_still_so_is_not_taken_back() -> None:
+    before = [*dataset(ONE, ANN), *product(ONE)]
+    assert list(withdrawn(before, [*before, *dataset(TWO, BOB)])) == []
+    assert list(withdrawn([], before)) == []
+
+
+def test_a_dataset_that_is_gone_is_marked_removed_until_it_is_there_again() -> None:
+    before, now = [*dataset(ONE, ANN), *dataset(TWO, ANN)], dataset(ONE, ANN)
+    (gone,) = withdrawn(before, now)
+    assert (gone["entityUrn"], gone["aspectName"]) == (TWO, "status")
+    assert gone["aspect"] == {"json": {"removed": True}}
+    assert takes_back(gone)
+    assert list(withdrawn([*now, gone], now)) == [gone]
+    assert list(withdrawn([*now, gone], before)) == []
+    assert read_graph([*now, gone]).nodes.keys() == {ONE}
+
+
+def test_an_owner_who_is_no_longer_named_is_removed_and_no_other() -> None:
+    before, now = dataset(ONE, ANN), dataset(ONE, BOB)
+    (gone,) = withdrawn(before, now)
+    told = next(record for record in before if record["aspectName"] == "ownership")
+    (added,) = told["aspect"]["json"]["patch"]
+    assert gone["aspect"]["json"] == {
+        "arrayPrimaryKeys": told["aspect"]["json"]["arrayPrimaryKeys"],
+        "patch": [{"op": "remove", "path": added["path"], "value": {}}],
+    }
+    assert ANN in added["path"]
+    assert takes_back(gone)
+    assert list(withdrawn([*now, gone], now)) == [gone]
+    assert list(withdrawn([*now, gone], before)) != [gone]
+    assert read_graph([*now, gone]).nodes[ONE].owners == [BOB]
+
+
+def test_a_table_that_a_data_product_has_no_more_leaves_it() -> None:
+    (gone,) = withdrawn(product(ONE, TWO), product(TWO))
+    assert gone["aspect"]["json"] == [{"op": "remove", "path": f"/assets/{ONE}", "value": {}}]
