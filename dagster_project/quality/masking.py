@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dagster_project.domain import domain_names, read_domain
+from dagster_project.identity import Table
 from dagster_project.quality.outcome import MASK
 from dagster_project.quality.suites import Suite
 
@@ -23,19 +24,20 @@ _NAMES = ("column", "column_A", "column_B")
 
 #: What a query reads: the word after these.
 _RELATION = re.compile(r"\b(?:from|join)\s+(?:(?:lateral|only)\b\s*)*(\S+)", re.IGNORECASE)
+#: A table with its schema, or a column with what it is of.
+_QUALIFIED = re.compile(r"\b(\w+)\s*\.\s*(\w+)")
 
 
 def personal_columns(suite: Suite) -> list[str]:
     """The columns of personal data of a suite's table, and of the tables that its queries name."""
     queries = [str(each.kwargs.get("unexpected_rows_query", "")) for each in suite.expectations]
-    text = "\n".join(queries).replace('"', "")
-    found: set[str] = set()
-    for domain in domain_names():
-        for table, columns in read_domain(domain).personal_data.items():
-            named = re.search(rf"\b{re.escape(table)}\b", text, re.IGNORECASE)
-            if table == suite.name or named:
-                found.update(columns)
-    return sorted(found)
+    named = _QUALIFIED.findall("\n".join(queries).replace('"', "").lower())
+    tables = {suite.table, *(Table(schema, name) for schema, name in named)}
+    # A mistake in the declaration of a domain that is not named is not this suite's.
+    domains = {table.domain for table in tables} & set(domain_names())
+    declared = {domain: read_domain(domain).personal_data for domain in domains}
+    found = [declared.get(table.domain, {}).get(str(table), ()) for table in tables]
+    return sorted({column for columns in found for column in columns})
 
 
 def may_show(query: str, personal: Collection[str]) -> bool:
