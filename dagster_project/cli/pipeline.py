@@ -22,7 +22,8 @@ from dagster_project.ingestion.feed import FeedDeclaration, read_feed, read_feed
 from dagster_project.ingestion.landing import landed
 from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions, job_name
-from dagster_project.orchestration.runs import STARTED_BY, Executed, RunRequest, blame, execute
+from dagster_project.orchestration.problem import STARTED_BY
+from dagster_project.orchestration.runs import Executed, RunRequest, blame, execute
 from dagster_project.reference import delivery
 from dagster_project.reference.data import data_folder
 from dagster_project.settings import Settings, get_settings

@@ -114,7 +114,8 @@ def _named(instance: dg.DagsterInstance, asked: str) -> Failed:
 def _retry(runs: Sequence[Failed], work: Work) -> bool:
     """In a domain's process: the runs, one after the other; whether all succeeded."""
     from dagster_project.cli.pipeline import load_pipeline
-    from dagster_project.orchestration.runs import STARTED_BY, execute_again
+    from dagster_project.orchestration.problem import STARTED_BY
+    from dagster_project.orchestration.runs import execute_again
 
     load_pipeline(work.domain)
     if not work.may_begin():

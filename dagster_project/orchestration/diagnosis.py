@@ -22,6 +22,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     ASSET_RESUME_RETRY_TAG,
+    AUTO_RETRY_RUN_ID_TAG,
     PARTITION_NAME_TAG,
     RESUME_RETRY_TAG,
     WILL_RETRY_TAG,
@@ -41,6 +42,8 @@ _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
 }
+#: How long the daemon takes at most to start a run again.
+RETRIED_WITHIN = timedelta(minutes=2)
 #: Tags of runs that do only what another run has not done.
 _RETRIED = {RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG}
 #: Characters of an error that are told at most.
@@ -122,9 +125,7 @@ def standing_failures(
     open_ = [
         record
         for record in failures.values()
-        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE
-        # The run that it is retried by is judged.
-        and record.dagster_run.tags.get(WILL_RETRY_TAG) != "true"
+        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE and not _is_retried(record)
     ]
     if not open_:
         return {}
@@ -143,6 +144,18 @@ def standing_failures(
             continue
         same.setdefault(called(record.dagster_run, failed), []).append(record)
     return same
+
+
+def _is_retried(record: RunRecord) -> bool:
+    """Whether another run does what this one failed to do, and is judged instead.
+
+    One that is to be retried may never be: the backfill that it is of may be over by then.
+    """
+    tags = record.dagster_run.tags
+    if tags.get(AUTO_RETRY_RUN_ID_TAG):
+        return True
+    is_recent = time.time() - _ended(record) < RETRIED_WITHIN.total_seconds()
+    return tags.get(WILL_RETRY_TAG) == "true" and is_recent
 
 
 def failed_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]:

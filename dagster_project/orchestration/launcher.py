@@ -11,8 +11,10 @@ import socket
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from dagster_project.orchestration.prefork import BEGUN, GO, LARGEST, address
+from dagster_project.orchestration.problem import FAILED_DAYS, STARTED_BY
 from dagster_project.orchestration.run_process import PROCESS, RunProcess
 from dagster_project.settings import get_settings
 
@@ -32,6 +34,7 @@ class PreforkRunLauncher(DefaultRunLauncher):
         process = RunProcess.of(run)
         if process and process.is_alive():
             return  # it was launched before, and who launched it did not hear of it
+        self._forget_inherited(run)
         if self._fork(run):
             self._run_ids.add(run.run_id)
             return
@@ -39,6 +42,13 @@ class PreforkRunLauncher(DefaultRunLauncher):
         if again and RunProcess.of(again):  # a fork that did not begin
             self._instance.add_run_tags(run.run_id, {PROCESS: ""})
         super().launch_run(context)
+
+    def _forget_inherited(self, run: DagsterRun) -> None:
+        """Of a run that a command executed, what is not so of the one that executes it again."""
+        if run.tags.get(STARTED_BY):
+            retries = str(self._instance.run_retries_max_retries)
+            not_so = {STARTED_BY: "", FAILED_DAYS: "", MAX_RETRIES_TAG: retries}
+            self._instance.add_run_tags(run.run_id, not_so)
 
     def _fork(self, run: DagsterRun) -> bool:
         """Whether the run was begun, or may have been: the server's module says how that goes."""

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+#: The tag of runs that a command executes, not Dagster's launcher: which.
+STARTED_BY = "mesh/started_by"
 #: The tag of a failed run with the days to blame, where its other days are run again.
 FAILED_DAYS = "mesh/failed_days"
 

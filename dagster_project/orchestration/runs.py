@@ -41,12 +41,10 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from dagster_project.failures import DeclarationError
 from dagster_project.orchestration.diagnosis import domain_of, root_of
-from dagster_project.orchestration.problem import FAILED_DAYS
+from dagster_project.orchestration.problem import FAILED_DAYS, STARTED_BY
 from dagster_project.orchestration.run_process import PROCESS, RunProcess
 from dagster_project.settings import WORKSPACE
 
-#: The tag of runs that have a process of ours, not one of Dagster's launcher: the command's.
-STARTED_BY = "mesh/started_by"
 #: Tags of a failed run that a run which does the rest does not have.
 _NOT_INHERITED = {
     *TAGS_TO_MAYBE_OMIT_ON_RETRY,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -89,10 +90,17 @@ def test_a_run_that_is_canceled_ends(ui: Ui):
     process.wait(30)
 
 
-def test_a_run_that_was_killed_is_marked_as_failed(ui: Ui):
+def test_a_run_that_was_killed_is_marked_as_failed_and_its_rest_is_run(ui: Ui):
     number = ui.launch("fleet_pipeline")
     ui.at_work(number).kill()
-    assert ui.ended(number, 60)["status"] == "FAILURE"
+    killed = ui.ended(number, 60)
+    assert killed["status"] == "FAILURE"
+    limit = time.monotonic() + 60
+    while not (again := [run for run in ui.runs() if run["parentRunId"] == number]):
+        assert time.monotonic() < limit
+        time.sleep(0.5)
+    (retry,) = again
+    assert ui.ended(retry["runId"])["status"] == "SUCCESS"
 
 
 def test_the_server_that_forks_runs_comes_back(ui: Ui):

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -30,7 +31,7 @@ from dagster_project.failures import MeshError
 from dagster_project.identity import Feed
 from dagster_project.ingestion.feed import read_feed
 from dagster_project.lake.store import Lake
-from dagster_project.orchestration import alerts
+from dagster_project.orchestration import alerts, diagnosis
 from dagster_project.orchestration.alerts import Message, alert_sensor, stuck_files
 from dagster_project.orchestration.diagnosis import (
     broken_triggers,
@@ -210,10 +211,18 @@ def test_of_a_range_whose_other_days_are_run_again_those_to_blame_are_judged(
     assert runs(instance) == set()
 
 
-def test_a_run_that_will_be_retried_is_judged_by_its_retry(instance: dg.DagsterInstance) -> None:
+def test_a_run_that_will_be_retried_is_judged_by_its_retry(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failed = run(instance, "both", "planes")
     instance.add_run_tags(failed, {"dagster/will_retry": "true"})
     assert runs(instance) == set()
+    # Nobody did: the backfill that it is of was canceled.
+    monkeypatch.setattr(diagnosis, "RETRIED_WITHIN", timedelta(0))
+    assert runs(instance) == {failed}
+    again = run(instance, "both", "planes", retries=(failed, failed))
+    instance.add_run_tags(failed, {"dagster/auto_retry_run_id": again})
+    assert runs(instance) == {again}
 
 
 def test_failed_checks_are_told_by_how_bad_they_are(instance: dg.DagsterInstance) -> None:

@@ -31,6 +31,7 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 
 from dagster_project.cli.sessions import end_session
 from dagster_project.orchestration.prefork import LARGEST, address
+from dagster_project.orchestration.problem import FAILED_DAYS, STARTED_BY
 from dagster_project.orchestration.run_process import PROCESS, RunProcess
 from dagster_project.orchestration.runs import report_killed
 from dagster_project.settings import PROJECT, get_settings
@@ -76,6 +77,7 @@ CONFIG = {
     },
     "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 1},
     "concurrency": {"pools": {"granularity": "op", "default_limit": 1}},
+    "run_retries": {"enabled": True, "max_retries": 2},
     "telemetry": {"enabled": False},
 }
 
@@ -248,6 +250,15 @@ def at_work(home: Path) -> list[psutil.Process]:
             if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def test_a_run_that_a_command_executed_is_executed_again_as_any_other(world: World) -> None:
+    inherited = {STARTED_BY: "mesh run", FAILED_DAYS: "2013-02-01", "dagster/max_retries": "0"}
+    run = world.create(**inherited)
+    world.instance.launch_run(run, world.workspace.create_request_context())
+    assert world.ended(run) == "SUCCESS"
+    told = {name: world.run(run).tags[name] for name in inherited}
+    assert told == {STARTED_BY: "", FAILED_DAYS: "", "dagster/max_retries": "2"}
 
 
 def test_without_a_server_dagster_starts_the_run(world: World) -> None:
