@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
@@ -18,8 +19,11 @@ import dagster as dg
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.plan.step import ExecutionStep
 from dagster._core.execution.retries import RetryMode
+from dagster._core.executor import multiprocess
 from dagster._core.executor.base import Executor
 from dagster._core.executor.init import InitExecutorContext
 from dagster._core.executor.multiprocess import MultiprocessExecutor
@@ -50,6 +54,8 @@ PRELOADED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     # pyarrow imports it when it makes arrays of records.
     (("airbyte_",), ("pandas",)),
 )
+#: Seconds between two looks whether a step that waits may start.
+_ASKED_EVERY = 0.2
 #: Steps of this prefix run expectations.
 EXPECTATIONS_STEP = "expect_"
 
@@ -96,6 +102,11 @@ class ForkingExecutor(MultiprocessExecutor):
                     stack.enter_context(validation_server())
                 preload(steps)
 
+            def give_back() -> None:
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+            # Dagster leaves it to a daemon, or a person, if steps were ended from without.
+            stack.callback(give_back)
             preload(first) if first else prepare()
             waits = bool(first)
             for event in super().execute(plan_context, execution_plan):
@@ -103,6 +114,25 @@ class ForkingExecutor(MultiprocessExecutor):
                 if waits and event.event_type is DagsterEventType.STEP_START:
                     waits = False
                     prepare()
+
+
+class _PatientExecution(ActiveExecution):
+    """Waits where Dagster's multiprocess executor would ask again at once, for as long as it takes.
+
+    That is where each step waits for a slot of its pool, or to be tried again.
+    """
+
+    def get_steps_to_execute(self, limit: int | None = None) -> Sequence[ExecutionStep]:
+        steps = super().get_steps_to_execute(limit)
+        claims = self._instance_concurrency_context
+        waits = self._waiting_to_retry or (claims and claims.has_pending_claims())
+        if waits and not steps and not self._in_flight:
+            time.sleep(_ASKED_EVERY)
+        return steps
+
+
+# The executor has no other place for it.
+multiprocess.ActiveExecution = _PatientExecution  # type: ignore[attr-defined, misc]
 
 
 @cache

@@ -60,16 +60,20 @@ _UNFINISHED = [
 
 
 def report_killed(instance: dg.DagsterInstance) -> None:
-    """Mark the unfinished runs as failed whose processes are known to be gone.
+    """Mark the unfinished runs as failed whose processes are known to be gone; free their slots.
 
-    A run that was killed with all its processes could not say so itself. A daemon would do so some
-    time later, if there was one.
+    A run that was killed with all its processes could not do so itself. A daemon would some time
+    later, if there was one.
     """
+    storage = instance.event_log_storage
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         process = RunProcess.of(run)
         if process and process.is_gone():
             instance.report_run_failed(run, process.gone())
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    for run_id in storage.get_concurrency_run_ids():
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
 
 
 def blame(run_id: str, days: Collection[str]) -> None:

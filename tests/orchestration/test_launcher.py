@@ -364,6 +364,24 @@ def test_the_steps_of_a_run_that_was_killed_end_with_it_and_its_slots_are_freed(
     assert storage.get_concurrency_info("warehouse").slot_count == 3
 
 
+def test_a_step_that_waits_for_a_slot_takes_no_processor_time(world: World) -> None:
+    storage = world.instance.event_log_storage
+    storage.set_concurrency_slots("warehouse", 1)
+    holder, _ = world.slow("load")
+    waiting = world.launch("load")
+    until(lambda: storage.get_concurrency_info("warehouse").pending_step_count == 1)
+    process = world.process(waiting)
+    assert process
+    times, began = psutil.Process(process.pid).cpu_times(), time.monotonic()
+    time.sleep(3)
+    used = psutil.Process(process.pid).cpu_times()
+    assert used.user + used.system - times.user - times.system < (time.monotonic() - began) / 4
+    assert world.marks(waiting) == []
+    assert world.instance.run_launcher.terminate(holder)
+    assert world.ended(waiting) == "SUCCESS"
+    assert storage.get_concurrency_run_ids() == set()
+
+
 def test_new_code_is_run_at_once(world: World) -> None:
     server, (going, process) = world.server, world.slow()
     validations = (world.folder / "marks" / "validations").read_text()
