@@ -132,7 +132,7 @@ class _PatientExecution(ActiveExecution):
 
 
 # The executor has no other place for it.
-multiprocess.ActiveExecution = _PatientExecution  # type: ignore[attr-defined, misc]
+multiprocess.ActiveExecution = _PatientExecution  # type: ignore[attr-defined]
 
 
 @cache
