@@ -237,7 +237,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 world.server.wait()
                 end_session(world.server.pid)
         # Dagster's own end by themselves: code servers, and what follows a run's output.
-        until(lambda: not at_work(home))
+        try:
+            until(lambda: not at_work(home))
+        finally:
+            for process in at_work(home):
+                process.kill()
     get_settings.cache_clear()
 
 
