@@ -158,7 +158,7 @@ def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
     (example,) = python()
     exec(example.replace(":3000/", f":{ui.port}/"), {})
     until(lambda: any(selected(run) == {"planes"} for run in unknown(ui, known)))
-    came = new(ui, known, after=25)
+    came = new(ui, known, after=15)
     assert {run["status"] for run in came} == {"SUCCESS"}
     shown = [(run["jobName"], selected(run), days_of(run)) for run in came]
     assert len(came) == 2, shown
@@ -218,7 +218,7 @@ def test_a_backfill_is_one_run_that_repeats_nothing(ui: Ui, known: set[str]) -> 
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     # The daemon looks for backfills now and then.
     until(lambda: unknown(ui, known))
-    (run,) = new(ui, known, after=25)
+    (run,) = new(ui, known, after=15)
     assert (run["status"], days_of(run)) == ("SUCCESS", (days[0], days[-1]))
     assert [step for step in steps(run) if step in STEPS] == [
         step for step in STEPS if not step.startswith("transform_")
@@ -238,7 +238,7 @@ def test_a_code_server_that_is_killed_comes_back_and_misses_nothing(
     until(lambda: unknown(ui, known))
     assert days_of(unknown(ui, known)[-1]) == (BEFORE, BEFORE)
     # The sensors of a location that was loaded anew begin anew.
-    came = new(ui, known, after=25)
+    came = new(ui, known, after=15)
     assert [(run["status"], days_of(run), selected(run)) for run in came] == [
         ("SUCCESS", (BEFORE, BEFORE), selected(came[0])),
         ("SUCCESS", (None, None), MARTS),
@@ -257,7 +257,7 @@ def test_a_daemon_and_a_webserver_that_are_killed_come_back_and_miss_nothing(
     until(lambda: [entry["loadStatus"] for entry in ui.locations()] == ["LOADED"] * 4)
     assert ui.process.poll() is None
     until(lambda: unknown(ui, known))
-    came = new(ui, known, after=25)
+    came = new(ui, known, after=15)
     assert [(run["status"], days_of(run), selected(run)) for run in came] == [
         ("SUCCESS", (BEFORE, BEFORE), selected(came[0])),
         ("SUCCESS", (None, None), MARTS),
