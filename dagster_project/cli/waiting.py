@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from dagster_project.components.landing_feed import feed_partitions
 from dagster_project.components.partitions import daily_models, daily_tables, partitioned_tables
 from dagster_project.identity import DBT_PROJECT, raw_table
-from dagster_project.ingestion.arrivals import ranges
+from dagster_project.ingestion.arrivals import spans, within
 from dagster_project.ingestion.feed import FeedDeclaration, read_feeds
 from dagster_project.ingestion.landing import days_waiting, landed
 from dagster_project.lake.store import Lake
@@ -48,22 +47,9 @@ class Waiting:
         with the most days are run; the other days wait on.
         """
         sound = self.there - self.doubtful
-        found = [*_spans(self.days & sound, sound), *_spans(self.days - sound, self.there)]
+        found = [*spans(self.days & sound, sound), *spans(self.days - sound, self.there)]
         by_days = sorted(found, key=lambda each: len(within(self.days, each)), reverse=True)
         return [each for each in found if each in by_days[:AT_MOST]]
-
-
-def within(days: Collection[str], wanted: DayRange) -> set[str]:
-    """Those of the days that are in the range."""
-    first, last = wanted
-    return {day for day in days if first <= day <= last}
-
-
-def _spans(days: Collection[str], among: Collection[str]) -> list[DayRange]:
-    """The fewest ranges that hold these days, and others only `among` these."""
-    stretches = ranges(list(among), at_most=len(among))
-    inside = [within(days, stretch) for stretch in stretches]
-    return [(min(each), max(each)) for each in inside if each]
 
 
 def read_waiting(domain: str) -> list[Waiting]:

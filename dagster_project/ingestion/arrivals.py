@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from itertools import pairwise
 
@@ -42,6 +42,14 @@ class Arrivals:
 
     days: Mapping[str, str]
     memory: Memory
+    #: All days that can be loaded: a file of theirs has landed, or the raw table holds them.
+    there: Collection[str] = ()
+
+    def without(self, days: Collection[str]) -> Memory:
+        """The memory if nobody is asked for these days: the next look finds them again."""
+        asked = {day: file for day, file in self.memory.asked.items() if day not in days}
+        put_off = {day: file for day, file in self.days.items() if day in days}
+        return replace(self.memory, asked=asked, settling={**self.memory.settling, **put_off})
 
 
 def look(
@@ -64,7 +72,7 @@ def look(
     if lake.on_disk:
         came = {day: file for day, file in new.items() if memory.settling.get(day) == file}
     settling = {day: file for day, file in new.items() if day not in came}
-    return Arrivals(came, Memory(listing, settling, asked | came))
+    return Arrivals(came, Memory(listing, settling, asked | came), files.keys() | loaded.keys())
 
 
 def _digest(parts: Iterable[str]) -> str:
@@ -88,3 +96,16 @@ def ranges(days: Sequence[str], at_most: int) -> list[tuple[str, str]]:
         nearest = gaps.index(min(gaps))
         found[nearest : nearest + 2] = [(found[nearest][0], found[nearest + 1][1])]
     return [(first.isoformat(), last.isoformat()) for first, last in found]
+
+
+def within(days: Collection[str], wanted: tuple[str, str]) -> set[str]:
+    """Those of the days that are in the range."""
+    first, last = wanted
+    return {day for day in days if first <= day <= last}
+
+
+def spans(days: Collection[str], among: Collection[str]) -> list[tuple[str, str]]:
+    """The fewest ranges that hold these days, and others only `among` these."""
+    stretches = ranges(list(among), at_most=len(among))
+    inside = [within(days, stretch) for stretch in stretches]
+    return [(min(each), max(each)) for each in inside if each]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState
@@ -24,6 +24,7 @@ from dagster._core.storage.tags import (
     ASSET_RESUME_RETRY_TAG,
     AUTO_RETRY_RUN_ID_TAG,
     PARTITION_NAME_TAG,
+    REPOSITORY_LABEL_TAG,
     RESUME_RETRY_TAG,
     WILL_RETRY_TAG,
 )
@@ -37,7 +38,7 @@ from dagster_project.warehouse.ledger import read_objects
 
 RUN_PATH = "/runs/"
 #: How far back failed runs are looked for that nobody has told of, and how many at most.
-LOOKED_BACK, RUNS = timedelta(days=14), 200
+LOOKED_BACK, RUNS = timedelta(days=14), 1000
 _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
@@ -119,9 +120,9 @@ def standing_failures(
     was told of: they are looked at however old they are.
     """
     since = datetime.now(UTC) - LOOKED_BACK
-    failures = _of_domain(instance, domain, dg.RunsFilter([*told]) if told else None)
-    filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
-    failures |= _of_domain(instance, domain, filters)
+    failed, succeeded = [dg.DagsterRunStatus.FAILURE], [dg.DagsterRunStatus.SUCCESS]
+    failures = _of_domain(instance, domain, run_ids=[*told]) if told else {}
+    failures |= _of_domain(instance, domain, statuses=failed, updated_after=since)
     open_ = [
         record
         for record in failures.values()
@@ -130,19 +131,18 @@ def standing_failures(
     if not open_:
         return {}
     first = min(_ended(record) for record in open_)
-    filters = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=datetime.fromtimestamp(first, UTC)
-    )
-    successes = list(_of_domain(instance, domain, filters).values())
+    after = datetime.fromtimestamp(first, UTC)
+    found = _of_domain(instance, domain, statuses=succeeded, updated_after=after)
+    successes = list(found.values())
     same: dict[str, list[RunRecord]] = {}
     for record in sorted(open_, key=_ended):
-        failed = failed_steps(instance, record.dagster_run.run_id)
+        steps = failed_steps(instance, record.dagster_run.run_id)
         if all(
-            any(_made_good(instance, record, failed, days, success) for success in successes)
+            any(_made_good(instance, record, steps, days, success) for success in successes)
             for days in _wanted(record.dagster_run)
         ):
             continue
-        same.setdefault(called(record.dagster_run, failed), []).append(record)
+        same.setdefault(called(record.dagster_run, steps), []).append(record)
     return same
 
 
@@ -171,27 +171,32 @@ def called(run: dg.DagsterRun, failed: Collection[str]) -> str:
     return f"{name} ({', '.join(days[:_SHOWN])}{more})" if days else name
 
 
-def _of_domain(
-    instance: dg.DagsterInstance, domain: str, filters: dg.RunsFilter | None
-) -> dict[str, RunRecord]:
-    if filters is None:
-        return {}
-    found = {}
-    for record in instance.get_run_records(filters, limit=RUNS):
-        if domain_of(record.dagster_run) == domain:
-            found[record.dagster_run.run_id] = record
-    return found
+def _of_domain(instance: dg.DagsterInstance, domain: str, **wanted: Any) -> dict[str, RunRecord]:
+    """The newest runs of a domain's code location, by a filter's fields."""
+    filters = dg.RunsFilter(tags={REPOSITORY_LABEL_TAG: f"__repository__@{domain}"}, **wanted)
+    records = instance.get_run_records(filters, limit=RUNS)
+    return {record.dagster_run.run_id: record for record in records}
 
 
 def _ended(record: RunRecord) -> float:
     return record.end_time or record.update_timestamp.timestamp()
 
 
-@lru_cache(maxsize=1024)
+#: By run that has ended, how its steps did, which does not change. Not by instance: Dagster makes
+#: one for each tick, which would be kept with its connections.
+_ENDED_STEPS: dict[str, dict[str, StepEventStatus | None]] = {}
+_KEPT = 1024
+
+
 def _steps(instance: dg.DagsterInstance, run_id: str, status: StepEventStatus) -> frozenset[str]:
     """The steps of a run that has ended, that ended so."""
-    found = instance.get_run_step_stats(run_id)
-    return frozenset(stats.step_key for stats in found if stats.status is status)
+    steps = _ENDED_STEPS.get(run_id)
+    if steps is None:
+        if len(_ENDED_STEPS) >= _KEPT:
+            _ENDED_STEPS.clear()
+        steps = {stats.step_key: stats.status for stats in instance.get_run_step_stats(run_id)}
+        _ENDED_STEPS[run_id] = steps
+    return frozenset(key for key, ended in steps.items() if ended is status)
 
 
 def _days(run: dg.DagsterRun) -> tuple[str, str] | None:

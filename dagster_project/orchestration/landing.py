@@ -11,7 +11,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
-from dagster_project.ingestion.arrivals import Memory, look, ranges
+from dagster_project.ingestion.arrivals import Memory, look, spans, within
 from dagster_project.ingestion.feed import FeedDeclaration
 from dagster_project.lake.store import Lake
 from dagster_project.settings import get_settings, warehouse_url
@@ -22,8 +22,8 @@ LOOK, WATCH = 0.8, 4.2
 #: A look that takes long, at many files or over a network, is followed by a pause that many times
 #: as long: so that looking never takes more than a tenth of the time.
 _REST = 9
-#: Runs that a tick asks for at most.
-_RUNS = 5
+#: Runs that a tick asks for at most; the next one asks for what is left.
+_RUNS = 10
 
 
 def landing_sensor(
@@ -51,19 +51,22 @@ def landing_sensor(
             if found.days or time.monotonic() + pause > until:
                 break
             time.sleep(pause)
-        cursor = memory.dump()
         if not found.days:
-            context.update_cursor(cursor)
+            context.update_cursor(memory.dump())
             return dg.SkipReason("no file came")
+        # Of a day that is not there no run can be: so a range has none.
+        chosen = spans(found.days, found.there)[:_RUNS]
+        asked = set[str]().union(*(within(found.days, each) for each in chosen))
+        cursor = found.without(found.days.keys() - asked).dump()
         requests = [
             dg.RunRequest(
-                run_key=f"{first} {last} {sorted(found.days.items())}",
+                run_key=f"{first} {last} {sorted((day, found.days[day]) for day in asked)}",
                 tags={
                     ASSET_PARTITION_RANGE_START_TAG: first,
                     ASSET_PARTITION_RANGE_END_TAG: last,
                 },
             )
-            for first, last in ranges(list(found.days), _RUNS)
+            for first, last in chosen
         ]
         return dg.SensorResult(requests, cursor=cursor)
 

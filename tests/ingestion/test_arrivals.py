@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dagster_project.ingestion.arrivals import Memory, look, ranges
+from dagster_project.ingestion.arrivals import Memory, look, ranges, spans
 from dagster_project.lake.store import Lake
 from tests.ingestion.zone import HEADER, Zone
 
@@ -164,6 +164,25 @@ def test_of_two_files_of_a_day_the_one_written_last_counts(zone: Zone, watch: Wa
 
 
 @pytest.mark.usefixtures("on_disk")
+def test_days_that_are_put_off_are_found_at_the_next_look(zone: Zone, watch: Watch) -> None:
+    zone.drop(FIRST, "1,0.5,a\n")
+    zone.drop(THIRD, "3,0.5,a\n")
+    watch.look()
+    found = look("city", zone.feed, zone.lake, zone.url, Memory.parse(watch.cursor))
+    if not zone.lake.on_disk:  # the first look has asked for them
+        found = look("city", zone.feed, zone.lake, zone.url, Memory())
+    # None of the day between, of which there is no file.
+    assert spans(found.days, found.there) == [(FIRST, FIRST), (THIRD, THIRD)]
+    watch.cursor = found.without({THIRD}).dump()
+    assert watch.look() == [THIRD]
+    assert watch.settle() == []
+    zone.load(FIRST)
+    zone.drop(SECOND, "2,0.5,a\n")
+    watch.settle()
+    again = look("city", zone.feed, zone.lake, zone.url, Memory())
+    assert spans({FIRST, THIRD}, again.there) == [(FIRST, THIRD)]
+
+
 def test_days_become_few_ranges() -> None:
     assert ranges([], 3) == []
     assert ranges([FIRST], 3) == [(FIRST, FIRST)]

@@ -118,12 +118,13 @@ def run(
     *broken: str,
     days: tuple[str, str] = ("", ""),
     retries: tuple[str, str] | None = None,
+    domain: str = "fleet",
 ) -> str:
-    """A run of fleet's, in which these are broken; it `retries` one, of which the first is."""
+    """A run of a domain's, in which these are broken; it `retries` one, of which the first is."""
     BROKEN.clear()
     BROKEN.update(broken)
     definition = DEFINITIONS.resolve_job_def(job)
-    origin = RemoteRepositoryOrigin(location_origin("fleet"), "__repository__")
+    origin = RemoteRepositoryOrigin(location_origin(domain), "__repository__")
     tags = {}
     if days[0]:
         tags["dagster/asset_partition_range_start"] = days[0]
@@ -159,6 +160,20 @@ def test_a_failed_run_is_a_problem_until_another_did_what_it_failed_to_do(
     run(instance, "daily", days=("2013-02-01", "2013-02-02"))
     assert runs(instance) == {failed}
     run(instance)
+    assert runs(instance) == set()
+
+
+def test_runs_of_other_domains_hide_nothing(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "RUNS", 2)
+    failed = run(instance, "both", "seats")
+    for _ in range(2):
+        run(instance, "both", "seats", domain="weather")
+    assert runs(instance) == {failed}
+    run(instance)
+    for _ in range(2):
+        run(instance, domain="weather")
     assert runs(instance) == set()
 
 
