@@ -12,12 +12,12 @@ from uuid import uuid4
 import dagster as dg
 
 from dagster_project.cli.progress import RunStarted
-from dagster_project.cli.waiting import DayRange, Waiting, read_waiting, within
+from dagster_project.cli.waiting import DayRange, Waiting, read_waiting
 from dagster_project.cli.workers import Work
 from dagster_project.components.landing_feed import REFUSED, feed_partitions
 from dagster_project.failures import MeshError
 from dagster_project.identity import raw_table
-from dagster_project.ingestion.arrivals import ranges
+from dagster_project.ingestion.arrivals import ranges, within
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed, read_feeds
 from dagster_project.ingestion.landing import landed
 from dagster_project.lake.store import Lake

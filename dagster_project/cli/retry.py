@@ -71,7 +71,7 @@ def find_failed(asked: Sequence[str]) -> list[Failed]:
     """
     import dagster as dg
 
-    from dagster_project.orchestration.diagnosis import root_of, standing_failures
+    from dagster_project.orchestration.diagnosis import retries, root_of, standing_failures
 
     with dg.DagsterInstance.get() as instance:
         if asked:
@@ -81,7 +81,8 @@ def find_failed(asked: Sequence[str]) -> list[Failed]:
             last: dict[str, Failed] = {}
             for what, records in standing_failures(instance, domain).items():
                 run = records[-1].dagster_run
-                last[root_of(run)] = Failed(domain, run.run_id, what)
+                if not retries(instance, run, unfinished_only=True):
+                    last[root_of(run)] = Failed(domain, run.run_id, what)
             found += last.values()
         return found
 
@@ -90,7 +91,12 @@ def _named(instance: dg.DagsterInstance, asked: str) -> Failed:
     """The failed run whose id begins so."""
     import dagster as dg
 
-    from dagster_project.orchestration.diagnosis import called, domain_of, failed_steps
+    from dagster_project.orchestration.diagnosis import (
+        called,
+        domain_of,
+        failed_steps,
+        retries,
+    )
 
     runs = [run for run in instance.get_runs(limit=_LOOKED_AT) if run.run_id.startswith(asked)]
     if len(asked) < _FEWEST or not runs:
@@ -106,6 +112,13 @@ def _named(instance: dg.DagsterInstance, asked: str) -> Failed:
     if run.status not in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
         state = run.status.value.lower().replace("_", " ")
         raise MeshError(f"the run {asked} did not fail (it is in state: {state}): nothing to retry")
+    for later in retries(instance, run):
+        if later.status is dg.DagsterRunStatus.SUCCESS:
+            raise MeshError(f"what the run {asked} failed to do was done by {later.run_id[:SHORT]}")
+        if later.is_finished:
+            run = later
+            break
+        raise MeshError(f"the run {later.run_id[:SHORT]} is retrying {asked}: wait for it to end")
     if domain not in in_order():
         raise MeshError(f"the run {asked} is of no domain of this project ({domain})")
     return Failed(domain, run.run_id, called(run, failed_steps(instance, run.run_id)))

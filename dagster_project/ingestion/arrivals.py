@@ -27,6 +27,8 @@ class Memory:
     settling: Mapping[str, str] = field(default_factory=dict)
     #: By day, files that a run was asked for, and that are not loaded yet.
     asked: Mapping[str, str] = field(default_factory=dict)
+    #: How often runs were asked for. A file may come back as it was, and is asked for again.
+    times: int = 0
 
     @classmethod
     def parse(cls, text: str | None) -> Memory:
@@ -45,11 +47,15 @@ class Arrivals:
     #: All days that can be loaded: a file of theirs has landed, or the raw table holds them.
     there: Collection[str] = ()
 
-    def without(self, days: Collection[str]) -> Memory:
-        """The memory if nobody is asked for these days: the next look finds them again."""
-        asked = {day: file for day, file in self.memory.asked.items() if day not in days}
-        put_off = {day: file for day, file in self.days.items() if day in days}
-        return replace(self.memory, asked=asked, settling={**self.memory.settling, **put_off})
+    def asking(self, days: Collection[str]) -> Memory:
+        """The memory once runs of these days were asked for; the next look finds the others."""
+        put_off = {day: file for day, file in self.days.items() if day not in days}
+        return replace(
+            self.memory,
+            asked={d: file for d, file in self.memory.asked.items() if d not in put_off},
+            settling={**self.memory.settling, **put_off},
+            times=self.memory.times + 1,
+        )
 
 
 def look(
@@ -72,7 +78,9 @@ def look(
     if lake.on_disk:
         came = {day: file for day, file in new.items() if memory.settling.get(day) == file}
     settling = {day: file for day, file in new.items() if day not in came}
-    return Arrivals(came, Memory(listing, settling, asked | came), files.keys() | loaded.keys())
+    return Arrivals(
+        came, Memory(listing, settling, asked | came, memory.times), files.keys() | loaded.keys()
+    )
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster._core.storage.dagster_run import RunRecord
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, RunRecord
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -26,6 +26,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
     REPOSITORY_LABEL_TAG,
     RESUME_RETRY_TAG,
+    ROOT_RUN_ID_TAG,
     WILL_RETRY_TAG,
 )
 
@@ -126,7 +127,8 @@ def standing_failures(
     open_ = [
         record
         for record in failures.values()
-        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE and not _is_retried(record)
+        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE
+        and not _is_retried(instance, record)
     ]
     if not open_:
         return {}
@@ -136,24 +138,37 @@ def standing_failures(
     successes = list(found.values())
     same: dict[str, list[RunRecord]] = {}
     for record in sorted(open_, key=_ended):
-        steps = failed_steps(instance, record.dagster_run.run_id)
-        if all(
-            any(_made_good(instance, record, steps, days, success) for success in successes)
-            for days in _wanted(record.dagster_run)
-        ):
+        run = record.dagster_run
+        if all(_made_good(instance, record, days, successes) for days in _wanted(run)):
             continue
-        same.setdefault(called(record.dagster_run, steps), []).append(record)
+        name = called(run, failed_steps(instance, run.run_id))
+        same.setdefault(name, []).append(record)
     return same
 
 
-def _is_retried(record: RunRecord) -> bool:
+def retries(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, unfinished_only: bool = False
+) -> list[dg.DagsterRun]:
+    """The later runs that do what a run, or one that it retries, failed to do; the newest first."""
+    filters = dg.RunsFilter(
+        tags={ROOT_RUN_ID_TAG: root_of(run)},
+        statuses=[*NOT_FINISHED_STATUSES] if unfinished_only else None,
+    )
+    found = instance.get_runs(filters)
+    ids = [each.run_id for each in found]
+    later = found[: ids.index(run.run_id)] if run.run_id in ids else found
+    return [each for each in later if each.tags.keys() & _RETRIED]
+
+
+def _is_retried(instance: dg.DagsterInstance, record: RunRecord) -> bool:
     """Whether another run does what this one failed to do, and is judged instead.
 
     One that is to be retried may never be: the backfill that it is of may be over by then.
     """
     tags = record.dagster_run.tags
-    if tags.get(AUTO_RETRY_RUN_ID_TAG):
-        return True
+    if retry := tags.get(AUTO_RETRY_RUN_ID_TAG):
+        found = instance.get_run_by_id(retry)
+        return found is not None and found.status is not dg.DagsterRunStatus.CANCELED
     is_recent = time.time() - _ended(record) < RETRIED_WITHIN.total_seconds()
     return tags.get(WILL_RETRY_TAG) == "true" and is_recent
 
@@ -217,24 +232,28 @@ def _wanted(run: dg.DagsterRun) -> list[tuple[str, str] | None]:
 def _made_good(
     instance: dg.DagsterInstance,
     failure: RunRecord,
-    failed: Collection[str],
     days: tuple[str, str] | None,
-    success: RunRecord,
+    successes: Iterable[RunRecord],
 ) -> bool:
-    """Whether a later run did what this one failed to do, of these partitions at least."""
-    if _ended(success) <= _ended(failure):
-        return False
-    before, after = failure.dagster_run, success.dagster_run
-    if root_of(before) == root_of(after) and after.tags.keys() & _RETRIED:
-        return True  # it did all that the one before it had not done
-    done = _days(after)
-    if days and not (done and done[0] <= days[0] and days[1] <= done[1]):
-        return False
-    if failed:
-        return set(failed) <= _steps(instance, after.run_id, StepEventStatus.SUCCESS)
-    return root_of(before) == root_of(after) or (
-        before.job_name == after.job_name and before.asset_selection == after.asset_selection
-    )
+    """Whether later runs did what this one has not done, of these partitions at least."""
+    before = failure.dagster_run
+    done: set[str] = set()
+    for success in successes:
+        after = success.dagster_run
+        if _ended(success) <= _ended(failure):
+            continue
+        if root_of(before) == root_of(after) and after.tags.keys() & _RETRIED:
+            return True  # it did all that the one before it had not done
+        covered = _days(after)
+        if days and covered and not (covered[0] <= days[0] and days[1] <= covered[1]):
+            continue
+        same = (before.job_name, before.asset_selection) == (after.job_name, after.asset_selection)
+        if same and (covered or not days) and not after.tags.keys() & _RETRIED:
+            return True
+        done |= _steps(instance, after.run_id, StepEventStatus.SUCCESS)
+    planned = set(before.step_keys_to_execute or ()) | failed_steps(instance, before.run_id)
+    left = planned - _steps(instance, before.run_id, StepEventStatus.SUCCESS)
+    return bool(left) and left <= done
 
 
 def late_tables(

@@ -57,10 +57,11 @@ def landing_sensor(
         # Of a day that is not there no run can be: so a range has none.
         chosen = spans(found.days, found.there)[:_RUNS]
         asked = set[str]().union(*(within(found.days, each) for each in chosen))
-        cursor = found.without(found.days.keys() - asked).dump()
+        cursor = found.asking(asked).dump()
         requests = [
             dg.RunRequest(
-                run_key=f"{first} {last} {sorted((day, found.days[day]) for day in asked)}",
+                # The same if the tick is repeated, as its runs may have been created.
+                run_key=f"{memory.times} {first} {last}",
                 tags={
                     ASSET_PARTITION_RANGE_START_TAG: first,
                     ASSET_PARTITION_RANGE_END_TAG: last,

@@ -7,6 +7,7 @@ too when the prefork server does not answer: while it loads, after it was killed
 from __future__ import annotations
 
 import socket
+import sys
 
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
@@ -52,6 +53,8 @@ class PreforkRunLauncher(DefaultRunLauncher):
 
     def _fork(self, run: DagsterRun) -> bool:
         """Whether the run was begun, or may have been: the server's module says how that goes."""
+        if sys.platform != "linux":
+            return False
         told = False
         try:
             with (

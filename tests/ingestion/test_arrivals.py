@@ -173,7 +173,8 @@ def test_days_that_are_put_off_are_found_at_the_next_look(zone: Zone, watch: Wat
         found = look("city", zone.feed, zone.lake, zone.url, Memory())
     # None of the day between, of which there is no file.
     assert spans(found.days, found.there) == [(FIRST, FIRST), (THIRD, THIRD)]
-    watch.cursor = found.without({THIRD}).dump()
+    watch.cursor = found.asking({FIRST}).dump()
+    assert Memory.parse(watch.cursor).times == 1
     assert watch.look() == [THIRD]
     assert watch.settle() == []
     zone.load(FIRST)

@@ -93,6 +93,7 @@ DEFINITIONS = dg.Definitions(
     asset_checks=[planes_there, seats_counted],
     jobs=[
         dg.define_asset_job("both", dg.AssetSelection.assets(planes, seats)),
+        dg.define_asset_job("first", dg.AssetSelection.assets(planes)),
         dg.define_asset_job("rest", dg.AssetSelection.assets(seats)),
         dg.define_asset_job("daily", dg.AssetSelection.assets(visits)),
     ],
@@ -182,6 +183,17 @@ def test_retries_that_did_the_rest_together_make_a_run_good(instance: dg.Dagster
     second = run(instance, "rest", "seats", retries=(first, first))
     assert runs(instance) == {first, second}
     run(instance, "rest", retries=(first, second))
+    assert runs(instance) == set()
+
+
+def test_what_came_behind_the_step_that_failed_has_to_be_done_too(
+    instance: dg.DagsterInstance,
+) -> None:
+    failed = run(instance, "both", "planes")
+    run(instance, "first")
+    assert runs(instance) == {failed}
+    # By another run than the first: together they did it.
+    run(instance, "rest")
     assert runs(instance) == set()
 
 
