@@ -88,3 +88,14 @@ class TransientLakeError(LakeError):
 
 class CatalogError(MeshError):
     """What is told to the catalog is not there, or is not what it takes."""
+
+
+class TransientCatalogError(CatalogError):
+    """The catalog is away, overloaded or slow: the same can be told later."""
+
+    transient = True
+
+    def __init__(self, why: str, retry_after: float | None = None) -> None:
+        """Why, and for how many seconds it asks to be left alone, if it does."""
+        super().__init__(why)
+        self.retry_after = retry_after

@@ -141,6 +141,20 @@ class Settings(BaseSettings):
         description="Where alerts are sent, in the format of Slack's incoming webhooks. They are "
         "written to a file under MESH_HOME and shown by `mesh status` in any case.",
     )
+    datahub_gms_url: Annotated[str, AfterValidator(_web)] | None = Field(
+        None,
+        description="Where DataHub's server, GMS, answers: http://host:8080, or the frontend's way "
+        "to it, https://host/api/gms. What DataHub is told is written to files under MESH_HOME "
+        "if unset.",
+    )
+    datahub_token: SecretStr | None = Field(
+        None, description="The access token that DataHub's server asks for, if it does."
+    )
+    datahub_url: Annotated[str, AfterValidator(_web)] | None = Field(
+        None,
+        description="Where people's browsers find DataHub; assets in the Dagster UI link there. No "
+        "links if unset.",
+    )
     sync_timeout: int = Field(
         3600, ge=1, description="Seconds after which a connector that still runs is stopped."
     )

@@ -76,6 +76,8 @@ def test_an_environment_outside_the_list_is_refused(
         ("MESH_WAREHOUSE_URL", f"postgresql://u:{WORD}@x@h/d", "percent-encoded"),
         ("MESH_LAKE_URL", WORD, "must be a URL such as file:///"),
         ("MESH_LAKE_URL", f"s3://key:{WORD}@bucket/lake", "must not hold credentials"),
+        ("MESH_DATAHUB_GMS_URL", f"gms:{WORD}", "must be of the form http://host:port"),
+        ("MESH_DATAHUB_GMS_URL", f"http://u:{WORD}@gms:8080", "must be of the form http://"),
         ("MESH_FAKER_USERS", WORD, "valid integer"),
         ("MESH_FAKER_USERS", "0", "greater than or equal to 1"),
         ("MESH_SYNC_TIMEOUT", "-1", "greater than or equal to 1"),
@@ -110,9 +112,23 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_passwords_do_not_show_when_settings_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESH_WAREHOUSE_URL", f"postgresql://u:{WORD}@h/d")
+    monkeypatch.setenv("MESH_DATAHUB_TOKEN", WORD)
     settings = read_settings()
     assert WORD not in repr(settings) + str(settings) + settings.model_dump_json()
     assert warehouse_url(settings) == f"postgresql://u:{WORD}@h/d"
+
+
+def test_datahub_is_files_until_its_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESH_DATAHUB_GMS_URL", "")
+    monkeypatch.setenv("MESH_DATAHUB_TOKEN", "")
+    settings = read_settings()
+    assert settings.datahub_gms_url is settings.datahub_token is None
+    monkeypatch.setenv("MESH_DATAHUB_GMS_URL", "https://datahub.example/api/gms/")
+    monkeypatch.setenv("MESH_DATAHUB_TOKEN", WORD)
+    settings = read_settings()
+    assert settings.datahub_gms_url == "https://datahub.example/api/gms"
+    assert settings.datahub_token is not None
+    assert settings.datahub_token.get_secret_value() == WORD
 
 
 def test_a_process_without_a_warehouse_is_told_where_one_comes_from() -> None:

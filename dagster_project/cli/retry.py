@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from dagster_project.cli.progress import Display, RunStarted
@@ -18,6 +18,9 @@ from dagster_project.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from dagster_project.orchestration.diagnosis import StandingFailure
+    from dagster_project.orchestration.undone import Deed
 
 #: Of a run's id, what everybody shows and asks for.
 SHORT = 8
@@ -71,32 +74,39 @@ def find_failed(asked: Sequence[str]) -> list[Failed]:
     """
     import dagster as dg
 
-    from dagster_project.orchestration.diagnosis import retries, root_of, standing_failures
-
     with dg.DagsterInstance.get() as instance:
         if asked:
             return list(dict.fromkeys(_named(instance, name) for name in asked))
-        found: list[Failed] = []
-        for domain in in_order():
-            last: dict[str, Failed] = {}
-            for what, records in standing_failures(instance, domain).items():
-                run = records[-1].dagster_run
-                if not retries(instance, run, unfinished_only=True):
-                    last[root_of(run)] = Failed(domain, run.run_id, what)
-            found += last.values()
-        return found
+        return [failed for domain in in_order() for failed in _standing(instance, domain)]
+
+
+def _standing(instance: dg.DagsterInstance, domain: str) -> list[Failed]:
+    """Of the runs that stand failed those which, retried, do what all of them have not done."""
+    from dagster_project.orchestration.diagnosis import retries, standing_failures
+
+    chosen: list[StandingFailure] = []
+    for failure in reversed(standing_failures(instance, domain)):
+        if retries(instance, failure.run, unfinished_only=True):
+            continue
+        if not failure.undone <= _all(chosen):
+            chosen.append(failure)
+    # An older one may do what several newer ones do.
+    for failure in list(chosen):
+        others = [each for each in chosen if each is not failure]
+        if failure.undone <= _all(others):
+            chosen = others
+    return [Failed(domain, each.run.run_id, each.name) for each in reversed(chosen)]
+
+
+def _all(failures: Sequence[StandingFailure]) -> frozenset[Deed]:
+    return frozenset[Any]().union(*(failure.undone for failure in failures))
 
 
 def _named(instance: dg.DagsterInstance, asked: str) -> Failed:
-    """The failed run whose id begins so."""
+    """The failed run whose id begins so; of runs that retried it, and each other, the last."""
     import dagster as dg
 
-    from dagster_project.orchestration.diagnosis import (
-        called,
-        domain_of,
-        failed_steps,
-        retries,
-    )
+    from dagster_project.orchestration.diagnosis import domain_of, retries, standing_failures
 
     runs = [run for run in instance.get_runs(limit=_LOOKED_AT) if run.run_id.startswith(asked)]
     if len(asked) < _FEWEST or not runs:
@@ -109,19 +119,27 @@ def _named(instance: dg.DagsterInstance, asked: str) -> Failed:
         raise MeshError(f"{len(runs)} runs' ids begin with {asked!r}: {ids}. Give more of one")
     (run,) = runs
     domain = domain_of(run)
-    if run.status not in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
-        state = run.status.value.lower().replace("_", " ")
-        raise MeshError(f"the run {asked} did not fail (it is in state: {state}): nothing to retry")
-    for later in retries(instance, run):
-        if later.status is dg.DagsterRunStatus.SUCCESS:
-            raise MeshError(f"what the run {asked} failed to do was done by {later.run_id[:SHORT]}")
-        if later.is_finished:
-            run = later
-            break
-        raise MeshError(f"the run {later.run_id[:SHORT]} is retrying {asked}: wait for it to end")
     if domain not in in_order():
         raise MeshError(f"the run {asked} is of no domain of this project ({domain})")
-    return Failed(domain, run.run_id, called(run, failed_steps(instance, run.run_id)))
+    if not run.is_finished:
+        raise MeshError(f"the run {asked} has not ended: wait for it, or end it in the UI")
+    if run.status is dg.DagsterRunStatus.SUCCESS:
+        raise MeshError(f"the run {asked} did not fail (it is in state: success): nothing to retry")
+    later = retries(instance, run)
+    if going := next((each for each in later if not each.is_finished), None):
+        raise MeshError(f"the run {going.run_id[:SHORT]} is retrying {asked}: wait for it to end")
+    last = later[0] if later else run
+    if last.status is dg.DagsterRunStatus.CANCELED:
+        return Failed(domain, last.run_id, f"{last.job_name}, canceled")
+    standing = standing_failures(instance, domain, told=[run.run_id, last.run_id])
+    names = {failure.run.run_id: failure.name for failure in standing}
+    if not names.keys() & {run.run_id, last.run_id}:
+        raise MeshError(
+            f"what the run {asked} failed to do has been done since, by other runs: nothing to "
+            "retry"
+        )
+    which = last.run_id if last.run_id in names else run.run_id
+    return Failed(domain, which, names[which])
 
 
 def _retry(runs: Sequence[Failed], work: Work) -> bool:
@@ -138,6 +156,11 @@ def _retry(runs: Sequence[Failed], work: Work) -> bool:
         run_id = str(uuid4())
         last = succeeded and number == len(runs)
         work.announce(RunStarted(run_id, failed.what if len(runs) > 1 else "", last=last))
-        done = execute_again(failed.run_id, run_id, {STARTED_BY: "mesh retry"})
-        succeeded = succeeded and done.succeeded
+        try:
+            done = execute_again(failed.run_id, run_id, {STARTED_BY: "mesh retry"})
+            succeeded = succeeded and done.succeeded
+        except MeshError as error:
+            # That of one run nothing is left to retry keeps none of the others from it.
+            work.tell(f"run {failed.run_id[:SHORT]}: {error}")
+            succeeded = False
     return succeeded

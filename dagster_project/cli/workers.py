@@ -55,6 +55,10 @@ class Work:
         """Tell who follows which run comes now."""
         self.pipe.send(run)
 
+    def tell(self, error: str) -> None:
+        """Tell who follows of an error that ends nothing."""
+        self.pipe.send(error)
+
 
 #: What a domain's process does: whatever can be before its turn, and then its runs. Whether all
 #: that succeeded.

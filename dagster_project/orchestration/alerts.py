@@ -21,7 +21,6 @@ from dagster_project.ingestion.feed import FeedDeclaration, read_feeds
 from dagster_project.lake.store import Lake
 from dagster_project.orchestration.diagnosis import (
     LONGEST,
-    RUN_PATH,
     broken_triggers,
     failed_checks,
     failed_runs,
@@ -29,6 +28,7 @@ from dagster_project.orchestration.diagnosis import (
     stuck_deliveries,
 )
 from dagster_project.orchestration.problem import Kind, Problem, by_key, dump, folder, keep, parse
+from dagster_project.orchestration.undone import units_of
 from dagster_project.settings import Settings, get_settings, warehouse_url
 
 #: Seconds between two looks.
@@ -71,9 +71,10 @@ def _look(
 ) -> Iterator[Problem]:
     instance, repository = context.instance, context.repository_def
     assert repository
-    told = [p.path.removeprefix(RUN_PATH) for p in known if p.kind is Kind.RUN]
-    yield from failed_runs(instance, domain, told)
-    yield from failed_checks(instance, repository.asset_graph.asset_check_keys)
+    told = [run_id for problem in known for run_id in problem.runs]
+    graph = repository.asset_graph
+    yield from failed_runs(instance, domain, told, units_of(graph))
+    yield from failed_checks(instance, graph.asset_check_keys)
     yield from late_tables(instance, promised, read_domain(domain).freshness)
     triggers = {each.name for each in repository.sensor_defs}
     triggers |= {each.name for each in repository.schedule_defs}
@@ -104,12 +105,18 @@ class Message:
     """What is new and what is over, as a message to the owner of the domain."""
 
     def __init__(
-        self, domain: str, ui: str, found: Mapping[str, Problem], known: Mapping[str, Problem]
+        self,
+        domain: str,
+        ui: str,
+        found: Mapping[str, Problem],
+        known: Mapping[str, Problem],
+        owner: str = "",
     ) -> None:
+        """Of a domain, or of what else has an `owner`."""
         self.new = [problem for key, problem in found.items() if key not in known]
         self.over = [problem for key, problem in known.items() if key not in found]
         self._domain, self._ui = domain, ui
-        self._owner = read_domain(domain).owner
+        self._owner = owner or read_domain(domain).owner
 
     def __bool__(self) -> bool:
         return bool(self.new or self.over)

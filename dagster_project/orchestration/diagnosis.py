@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.execution.stats import StepEventStatus
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, RunRecord
+from dagster._core.storage.dagster_run import (
+    FINISHED_STATUSES,
+    RunRecord,
+)
 from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    ASSET_RESUME_RETRY_TAG,
     AUTO_RETRY_RUN_ID_TAG,
-    PARTITION_NAME_TAG,
     REPOSITORY_LABEL_TAG,
-    RESUME_RETRY_TAG,
     ROOT_RUN_ID_TAG,
     WILL_RETRY_TAG,
 )
@@ -34,20 +32,35 @@ from dagster_project.identity import Feed
 from dagster_project.ingestion.feed import FeedDeclaration
 from dagster_project.ingestion.landing import landing_zone
 from dagster_project.lake.store import Lake
-from dagster_project.orchestration.problem import FAILED_DAYS, Kind, Problem
+from dagster_project.orchestration.problem import Kind, Problem, failed_days
+from dagster_project.orchestration.undone import (
+    Days,
+    Deed,
+    days_of,
+    ended,
+    failed_at,
+    failed_steps,
+    is_resumed,
+    undone,
+)
 from dagster_project.warehouse.ledger import read_objects
 
 RUN_PATH = "/runs/"
-#: How far back failed runs are looked for that nobody has told of, and how many at most.
-LOOKED_BACK, RUNS = timedelta(days=14), 1000
+#: How far back failed runs are looked for that nobody has told of.
+LOOKED_BACK = timedelta(days=14)
+#: Runs that are read at once.
+RUNS = 1000
+#: Runs of a problem that are looked at for as long as it stands.
+_REMEMBERED = 50
+#: Failed runs of which it is known that they are made good, which they stay, and how many at most.
+_MENDED: dict[str, None] = {}
+_REMEMBERED_MENDED = 10_000
 _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
 }
 #: How long the daemon takes at most to start a run again.
 RETRIED_WITHIN = timedelta(minutes=2)
-#: Tags of runs that do only what another run has not done.
-_RETRIED = {RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG}
 #: Characters of an error that are told at most.
 LONGEST = 300
 _OVER = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
@@ -101,63 +114,93 @@ def failed_checks(
 
 
 def failed_runs(
-    instance: dg.DagsterInstance, domain: str, told: Collection[str] = ()
+    instance: dg.DagsterInstance,
+    domain: str,
+    told: Collection[str] = (),
+    known: Collection[str] | None = None,
 ) -> Iterator[Problem]:
     """`standing_failures` as problems: those of the same steps and partitions are one."""
-    for name, records in standing_failures(instance, domain, told).items():
-        run_id = records[-1].dagster_run.run_id
-        runs = f"{len(records)} runs, the last " if len(records) > 1 else "run "
+    same: dict[str, list[StandingFailure]] = {}
+    for failure in standing_failures(instance, domain, told, known):
+        same.setdefault(failure.name, []).append(failure)
+    for name, failures in same.items():
+        ids = [failure.run.run_id for failure in failures]
+        runs = f"{len(ids)} runs, the last " if len(ids) > 1 else "run "
         yield Problem(
-            Kind.RUN, name, f"{runs}{run_id[:8]}", f"{RUN_PATH}{run_id}", _ended(records[0])
+            *(Kind.RUN, name, f"{runs}{ids[-1][:8]}", f"{RUN_PATH}{ids[-1]}", failures[0].ended),
+            runs=tuple(ids[-_REMEMBERED:]),
         )
 
 
-def standing_failures(
-    instance: dg.DagsterInstance, domain: str, told: Collection[str] = ()
-) -> dict[str, list[RunRecord]]:
-    """Failed runs, of which no later one has done what they failed to do; the oldest first.
+@dataclass(frozen=True, slots=True)
+class StandingFailure:
+    """A failed run that has left something undone."""
 
-    By what they are called: their failed steps, and partitions. `told` are the runs that somebody
-    was told of: they are looked at however old they are.
+    run: dg.DagsterRun
+    #: Its failed steps, and the partitions.
+    name: str
+    undone: frozenset[Deed]
+    #: In seconds since the epoch.
+    ended: float
+
+
+def standing_failures(
+    instance: dg.DagsterInstance,
+    domain: str,
+    told: Collection[str] = (),
+    known: Collection[str] | None = None,
+) -> list[StandingFailure]:
+    """Failed runs, of which no later ones have done all that they failed to do; the oldest first.
+
+    `told` are the runs that somebody was told of: they are looked at however old they are. `known`
+    are the domain's assets and checks (`units_of`), if the caller knows them.
     """
     since = datetime.now(UTC) - LOOKED_BACK
-    failed, succeeded = [dg.DagsterRunStatus.FAILURE], [dg.DagsterRunStatus.SUCCESS]
+    failed, over = [dg.DagsterRunStatus.FAILURE], [*FINISHED_STATUSES]
     failures = _of_domain(instance, domain, run_ids=[*told]) if told else {}
     failures |= _of_domain(instance, domain, statuses=failed, updated_after=since)
     open_ = [
         record
         for record in failures.values()
         if record.dagster_run.status is dg.DagsterRunStatus.FAILURE
+        and record.dagster_run.run_id not in _MENDED
         and not _is_retried(instance, record)
     ]
     if not open_:
-        return {}
-    first = min(_ended(record) for record in open_)
-    after = datetime.fromtimestamp(first, UTC)
-    found = _of_domain(instance, domain, statuses=succeeded, updated_after=after)
-    successes = list(found.values())
-    same: dict[str, list[RunRecord]] = {}
-    for record in sorted(open_, key=_ended):
+        return []
+    after = datetime.fromtimestamp(min(failed_at(instance, record) for record in open_), UTC)
+    later = _of_domain(instance, domain, statuses=over, updated_after=after).values()
+    found = []
+    for record in sorted(open_, key=ended):
         run = record.dagster_run
-        if all(_made_good(instance, record, days, successes) for days in _wanted(run)):
-            continue
-        name = called(run, failed_steps(instance, run.run_id))
-        same.setdefault(name, []).append(record)
-    return same
+        if left := undone(instance, record, later, known):
+            name = called(run, failed_steps(instance, record))
+            found.append(StandingFailure(run, name, left, ended(record)))
+        else:
+            _MENDED[run.run_id] = None
+    while len(_MENDED) > _REMEMBERED_MENDED:
+        _MENDED.pop(next(iter(_MENDED)))
+    return found
 
 
 def retries(
     instance: dg.DagsterInstance, run: dg.DagsterRun, unfinished_only: bool = False
 ) -> list[dg.DagsterRun]:
-    """The later runs that do what a run, or one that it retries, failed to do; the newest first."""
-    filters = dg.RunsFilter(
-        tags={ROOT_RUN_ID_TAG: root_of(run)},
-        statuses=[*NOT_FINISHED_STATUSES] if unfinished_only else None,
-    )
-    found = instance.get_runs(filters)
-    ids = [each.run_id for each in found]
-    later = found[: ids.index(run.run_id)] if run.run_id in ids else found
-    return [each for each in later if each.tags.keys() & _RETRIED]
+    """The later runs that do what this one failed to do, or what of that they failed to do; the
+    newest first.
+    """
+    kin = instance.get_runs(dg.RunsFilter(tags={ROOT_RUN_ID_TAG: root_of(run)}))
+    parents = {each.run_id: each.parent_run_id for each in kin if is_resumed(each)}
+
+    def resumes(run_id: str | None) -> bool:
+        while run_id in parents:
+            run_id = parents[run_id]
+            if run_id == run.run_id:
+                return True
+        return False
+
+    found = [each for each in kin if resumes(each.run_id)]
+    return [each for each in found if not (unfinished_only and each.is_finished)]
 
 
 def _is_retried(instance: dg.DagsterInstance, record: RunRecord) -> bool:
@@ -168,92 +211,38 @@ def _is_retried(instance: dg.DagsterInstance, record: RunRecord) -> bool:
     tags = record.dagster_run.tags
     if retry := tags.get(AUTO_RETRY_RUN_ID_TAG):
         found = instance.get_run_by_id(retry)
-        return found is not None and found.status is not dg.DagsterRunStatus.CANCELED
-    is_recent = time.time() - _ended(record) < RETRIED_WITHIN.total_seconds()
+        # Who runs it again by hand in the UI has the tag too, which is of the first one.
+        is_ours = found is not None and found.parent_run_id == record.dagster_run.run_id
+        if is_ours and found is not None:
+            return found.status is not dg.DagsterRunStatus.CANCELED
+    is_recent = time.time() - ended(record) < RETRIED_WITHIN.total_seconds()
     return tags.get(WILL_RETRY_TAG) == "true" and is_recent
-
-
-def failed_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]:
-    """The steps that a run which has ended failed at; none if it failed before its first."""
-    return _steps(instance, run_id, StepEventStatus.FAILURE)
 
 
 def called(run: dg.DagsterRun, failed: Collection[str]) -> str:
     """What a failure is called, however often it comes again."""
     name = ", ".join(sorted(failed)) or f"{run.job_name} before its first step"
-    days = [each[0] if each[0] == each[1] else " to ".join(each) for each in _wanted(run) if each]
+    days = [each[0] if each[0] == each[1] else " to ".join(each) for each in _to_blame(run) if each]
     more = f" and {len(days) - _SHOWN} more" if days[_SHOWN:] else ""
     return f"{name} ({', '.join(days[:_SHOWN])}{more})" if days else name
 
 
+def _to_blame(run: dg.DagsterRun) -> list[Days]:
+    """The days that a run failed for, where that is known; else all that it is about."""
+    return [(day, day) for day in failed_days(run.run_id, run.tags)] or [days_of(run)]
+
+
 def _of_domain(instance: dg.DagsterInstance, domain: str, **wanted: Any) -> dict[str, RunRecord]:
-    """The newest runs of a domain's code location, by a filter's fields."""
+    """The runs of a domain's code location, by a filter's fields, the newest first."""
     filters = dg.RunsFilter(tags={REPOSITORY_LABEL_TAG: f"__repository__@{domain}"}, **wanted)
-    records = instance.get_run_records(filters, limit=RUNS)
-    return {record.dagster_run.run_id: record for record in records}
-
-
-def _ended(record: RunRecord) -> float:
-    return record.end_time or record.update_timestamp.timestamp()
-
-
-#: By run that has ended, how its steps did, which does not change. Not by instance: Dagster makes
-#: one for each tick, which would be kept with its connections.
-_ENDED_STEPS: dict[str, dict[str, StepEventStatus | None]] = {}
-_KEPT = 1024
-
-
-def _steps(instance: dg.DagsterInstance, run_id: str, status: StepEventStatus) -> frozenset[str]:
-    """The steps of a run that has ended, that ended so."""
-    steps = _ENDED_STEPS.get(run_id)
-    if steps is None:
-        if len(_ENDED_STEPS) >= _KEPT:
-            _ENDED_STEPS.clear()
-        steps = {stats.step_key: stats.status for stats in instance.get_run_step_stats(run_id)}
-        _ENDED_STEPS[run_id] = steps
-    return frozenset(key for key, ended in steps.items() if ended is status)
-
-
-def _days(run: dg.DagsterRun) -> tuple[str, str] | None:
-    """The first and the last partition of a run."""
-    single = run.tags.get(PARTITION_NAME_TAG)
-    first = run.tags.get(ASSET_PARTITION_RANGE_START_TAG, single)
-    last = run.tags.get(ASSET_PARTITION_RANGE_END_TAG, single)
-    return (first, last) if first and last else None
-
-
-def _wanted(run: dg.DagsterRun) -> list[tuple[str, str] | None]:
-    """The ranges of days that a failed run is about: those to blame, where that is known."""
-    if to_blame := run.tags.get(FAILED_DAYS):
-        return [(day, day) for day in to_blame.split(",")]
-    return [_days(run)]
-
-
-def _made_good(
-    instance: dg.DagsterInstance,
-    failure: RunRecord,
-    days: tuple[str, str] | None,
-    successes: Iterable[RunRecord],
-) -> bool:
-    """Whether later runs did what this one has not done, of these partitions at least."""
-    before = failure.dagster_run
-    done: set[str] = set()
-    for success in successes:
-        after = success.dagster_run
-        if _ended(success) <= _ended(failure):
-            continue
-        if root_of(before) == root_of(after) and after.tags.keys() & _RETRIED:
-            return True  # it did all that the one before it had not done
-        covered = _days(after)
-        if days and covered and not (covered[0] <= days[0] and days[1] <= covered[1]):
-            continue
-        same = (before.job_name, before.asset_selection) == (after.job_name, after.asset_selection)
-        if same and (covered or not days) and not after.tags.keys() & _RETRIED:
-            return True
-        done |= _steps(instance, after.run_id, StepEventStatus.SUCCESS)
-    planned = set(before.step_keys_to_execute or ()) | failed_steps(instance, before.run_id)
-    left = planned - _steps(instance, before.run_id, StepEventStatus.SUCCESS)
-    return bool(left) and left <= done
+    found: dict[str, RunRecord] = {}
+    cursor: str | None = None
+    while True:
+        records = instance.get_run_records(filters, limit=RUNS, cursor=cursor)
+        found |= {record.dagster_run.run_id: record for record in records}
+        if len(records) < RUNS:
+            return found
+        cursor = records[-1].dagster_run.run_id
 
 
 def late_tables(

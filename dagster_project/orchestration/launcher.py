@@ -15,7 +15,7 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from dagster_project.orchestration.prefork import BEGUN, GO, LARGEST, address
-from dagster_project.orchestration.problem import FAILED_DAYS, STARTED_BY
+from dagster_project.orchestration.problem import STARTED_BY
 from dagster_project.orchestration.run_process import PROCESS, RunProcess
 from dagster_project.settings import get_settings
 
@@ -48,7 +48,7 @@ class PreforkRunLauncher(DefaultRunLauncher):
         """Of a run that a command executed, what is not so of the one that executes it again."""
         if run.tags.get(STARTED_BY):
             retries = str(self._instance.run_retries_max_retries)
-            not_so = {STARTED_BY: "", FAILED_DAYS: "", MAX_RETRIES_TAG: retries}
+            not_so = {STARTED_BY: "", MAX_RETRIES_TAG: retries}
             self._instance.add_run_tags(run.run_id, not_so)
 
     def _fork(self, run: DagsterRun) -> bool:

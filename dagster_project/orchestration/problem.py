@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
 #: The tag of runs that a command executes, not Dagster's launcher: which.
 STARTED_BY = "mesh/started_by"
-#: The tag of a failed run with the days to blame, where its other days are run again.
-FAILED_DAYS = "mesh/failed_days"
+#: The tag of a failed run with its id, and the days to blame, where its other days are run again.
+#: A run that executes it again has the tag too, and the id says that it is not of that one.
+_FAILED_DAYS = "mesh/failed_days"
+
+
+def failed_days_tag(run_id: str, days: Iterable[str]) -> dict[str, str]:
+    """The tag that says which days a run failed for."""
+    return {_FAILED_DAYS: f"{run_id} {','.join(sorted(days))}"}
+
+
+def failed_days(run_id: str, tags: Mapping[str, str]) -> list[str]:
+    """The days that the run failed for, if it is known that it did not for its others."""
+    of, _, days = tags.get(_FAILED_DAYS, "").partition(" ")
+    return days.split(",") if of == run_id else []
 
 
 class Kind(StrEnum):
@@ -21,6 +33,7 @@ class Kind(StrEnum):
     CRITICAL = "critical check failed"
     TRIGGER = "sensor or schedule broken"
     STUCK = "delivery stuck"
+    CATALOG = "catalog not told"
     LATE = "late"
     WARNING = "warning check failed"
 
@@ -37,6 +50,8 @@ class Problem:
     path: str
     #: Seconds since the epoch.
     since: float
+    #: The ids of runs that it is about.
+    runs: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -57,7 +72,10 @@ def dump(problems: Iterable[Problem]) -> str:
 
 def parse(text: str | None) -> dict[str, Problem]:
     """Problems by what they are called, from what `dump` gave."""
-    found = [Problem(**{**each, "kind": Kind(each["kind"])}) for each in json.loads(text or "[]")]
+    found = [
+        Problem(**{**each, "kind": Kind(each["kind"]), "runs": tuple(each.get("runs", ()))})
+        for each in json.loads(text or "[]")
+    ]
     return {problem.key: problem for problem in found}
 
 

@@ -38,18 +38,18 @@ from dagster._core.storage.tags import (
 )
 from dagster._core.workspace.autodiscovery import loadable_targets_from_python_module
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_shared.check import CheckError
 
-from dagster_project.failures import DeclarationError
+from dagster_project.failures import DeclarationError, MeshError
 from dagster_project.orchestration.diagnosis import domain_of, root_of
-from dagster_project.orchestration.problem import FAILED_DAYS, STARTED_BY
+from dagster_project.orchestration.problem import STARTED_BY, failed_days_tag
 from dagster_project.orchestration.run_process import PROCESS, RunProcess
 from dagster_project.settings import WORKSPACE
 
 #: Tags of a failed run that a run which does the rest does not have.
 _NOT_INHERITED = {
     *TAGS_TO_MAYBE_OMIT_ON_RETRY,
-    *(PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG),
-    *(FAILED_DAYS, STARTED_BY, PROCESS),
+    *(STARTED_BY, PROCESS),
 }
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -79,7 +79,7 @@ def report_killed(instance: dg.DagsterInstance) -> None:
 def blame(run_id: str, days: Collection[str]) -> None:
     """Note which days a run failed for: what becomes of its others does not say it is mended."""
     with dg.DagsterInstance.get() as instance:
-        instance.add_run_tags(run_id, {FAILED_DAYS: ",".join(sorted(days))})
+        instance.add_run_tags(run_id, failed_days_tag(run_id, days))
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,16 @@ def execute_again(failed: str, run_id: str, tags: Mapping[str, str]) -> Executed
     """Execute what a failed run has not done: the steps that failed, and those that follow.
 
     What the UI calls a re-execution from failure. Raises KeyboardInterrupt if it is interrupted,
-    and DeclarationError if the code has no such steps any more.
+    DeclarationError if the code has no such steps any more, and MeshError if all have succeeded.
     """
     with dg.DagsterInstance.get() as instance:
         parent = instance.get_run_by_id(failed)
-        assert parent
-        domain = domain_of(parent)
-        assert domain
+        domain = domain_of(parent) if parent else None
+        if parent is None or domain is None or not parent.execution_plan_snapshot_id:
+            raise DeclarationError(
+                f"of the run {failed[:8]} nobody knows what it was to do"
+                f"{'' if parent else ', as it was deleted'}: run that anew, as `mesh run` does"
+            )
         job = _job(domain, parent.job_name)
         try:
             if parent.asset_selection is not None or parent.asset_check_selection is not None:
@@ -165,19 +168,23 @@ def execute_again(failed: str, run_id: str, tags: Mapping[str, str]) -> Executed
                 known_state=known,
                 tags=parent.tags,
             )
-        except dg.DagsterError as error:
+            if not plan.step_keys_to_execute:
+                raise MeshError(f"every step of the run {failed[:8]} succeeded: nothing to retry")
+        except (dg.DagsterError, CheckError) as error:
             raise DeclarationError(
                 f"the run {failed[:8]} is of code that has changed since ({error}): run what it "
                 "was about anew, as `mesh run` does"
             ) from error
         kept = {k: v for k, v in parent.tags.items() if k not in _NOT_INHERITED}
+        # By these the UI, and whoever looks for a run's retries, finds them.
+        kin = {ROOT_RUN_ID_TAG: root_of(parent), PARENT_RUN_ID_TAG: parent.run_id}
         definition = job.get_definition()
         run = instance.create_run(
             job_name=parent.job_name,
             run_id=run_id,
             run_config=parent.run_config,
             status=None,
-            tags={**kept, **tags, RESUME_RETRY_TAG: "true", **_own_tags(run_id)},
+            tags={**kept, **kin, **tags, RESUME_RETRY_TAG: "true", **_own_tags(run_id)},
             root_run_id=root_of(parent),
             parent_run_id=parent.run_id,
             step_keys_to_execute=plan.step_keys_to_execute,

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import psutil
@@ -30,8 +31,9 @@ from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_ite
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 from dagster_project.cli.sessions import end_session
+from dagster_project.orchestration import launcher
 from dagster_project.orchestration.prefork import LARGEST, address
-from dagster_project.orchestration.problem import FAILED_DAYS, STARTED_BY
+from dagster_project.orchestration.problem import STARTED_BY
 from dagster_project.orchestration.run_process import PROCESS, RunProcess
 from dagster_project.orchestration.runs import report_killed
 from dagster_project.settings import PROJECT, get_settings
@@ -257,12 +259,12 @@ def at_work(home: Path) -> list[psutil.Process]:
 
 
 def test_a_run_that_a_command_executed_is_executed_again_as_any_other(world: World) -> None:
-    inherited = {STARTED_BY: "mesh run", FAILED_DAYS: "2013-02-01", "dagster/max_retries": "0"}
+    inherited = {STARTED_BY: "mesh run", "dagster/max_retries": "0"}
     run = world.create(**inherited)
     world.instance.launch_run(run, world.workspace.create_request_context())
     assert world.ended(run) == "SUCCESS"
     told = {name: world.run(run).tags[name] for name in inherited}
-    assert told == {STARTED_BY: "", FAILED_DAYS: "", "dagster/max_retries": "2"}
+    assert told == {STARTED_BY: "", "dagster/max_retries": "2"}
 
 
 def test_without_a_server_dagster_starts_the_run(world: World) -> None:
@@ -310,6 +312,15 @@ def test_a_run_is_a_fork_of_the_server(world: World) -> None:
     assert world.ended(run) == "CANCELED"
     until(lambda: not process.is_alive())
     assert not world.instance.run_launcher.terminate(run)
+
+
+def test_where_no_run_is_forked_dagster_starts_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "sys", SimpleNamespace(platform="darwin"))
+    run = world.launch()
+    assert world.ended(run) == "SUCCESS"
+    assert not world.is_forked(run)
 
 
 def test_what_is_launched_twice_is_executed_once(world: World) -> None:
