@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from dagster_project.declarations import Declared, line_of, parse, read
 from dagster_project.failures import DeclarationError
+from dagster_project.identity import Table
 from dagster_project.settings import DEFS
 
 _DURATION = re.compile(r"(\d+)([smhd])")
@@ -57,6 +58,10 @@ class DataProduct(Declared):
     name: str = Field(min_length=1, description="What people call it.")
     description: str = Field(min_length=1, description="What it is good for, in business terms.")
     tables: list[TableName] = Field(min_length=1, description="Its marts.")
+
+    def promised(self, domain: str) -> list[Table]:
+        """Its tables; those named without a schema are in the domain's own."""
+        return [Table.parse(name) if "." in name else Table(domain, name) for name in self.tables]
 
 
 class Domain(Declared):

@@ -184,6 +184,10 @@ class Urns:
         name = f"lake/{place.prefix}" if scheme == "file" else f"{root.rstrip('/')}/{place.prefix}"
         return self._dataset(scheme, name)
 
+    def asset(self, asset_key: tuple[str, ...]) -> str:
+        """What an asset makes that is neither of the warehouse nor of the lake."""
+        return self._dataset("dagster", "/".join(asset_key))
+
     def column(self, dataset: str, column: str) -> str:
         """A column of the dataset of this URN."""
         return f"urn:li:schemaField:({dataset},{_encoded(column)})"
@@ -201,6 +205,11 @@ class Urns:
     def job(self, domain: str, asset_key: tuple[str, ...]) -> str:
         """What makes an asset."""
         return f"urn:li:dataJob:({self.flow(domain)},{_encoded('/'.join(asset_key))})"
+
+    def run(self, run_id: str, asset_key: tuple[str, ...] | None = None) -> str:
+        """A run of Dagster, or what it did of one asset."""
+        part = "" if asset_key is None else f".{'/'.join(asset_key)}"
+        return f"urn:li:dataProcessInstance:{_encoded(f'{self.fabric}.{run_id}{part}')}"
 
     def check(self, table: Table, name: str) -> str:
         """A check of a table, whatever its thresholds are."""

@@ -407,3 +407,29 @@ def test_a_mistake_stops_its_own_location_alone_and_names_file_and_line(
         f"DeclarationError {declaration}:{lines + 1}: ownr: unknown key, did you mean owner? "
         "Allowed here: owner, purpose, data_products, freshness, personal_data, depends_on"
     )
+
+
+def test_assets_link_to_their_pages_in_datahub_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MESH_DATAHUB_URL", "https://datahub.example/")
+    get_settings.cache_clear()
+    domain_definitions.cache_clear()
+    try:
+        nodes = domain_definitions("fleet").resolve_asset_graph().asset_nodes
+        links = {node.key.to_user_string(): node.metadata["DataHub"].value for node in nodes}
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+        domain_definitions.cache_clear()
+    assert links["fleet/dim_planes"] == (
+        "https://datahub.example/dataset/urn%3Ali%3Adataset%3A%28urn%3Ali%3AdataPlatform%3A"
+        "postgres%2Cwarehouse.fleet.dim_planes%2CDEV%29"
+    )
+    assert {key.split("/")[0] for key in links} == {
+        "source",
+        "lake",
+        "fleet_raw",
+        "fleet",
+        "fleet_staging",
+    }

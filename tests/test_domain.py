@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dagster_project import domain
-from dagster_project.domain import domain_folder, domain_names, duration, read_domain
+from dagster_project.domain import DataProduct, domain_folder, domain_names, duration, read_domain
 from dagster_project.failures import DeclarationError
+from dagster_project.identity import Table
 
 WHOLE = """\
 owner: team:post
@@ -107,3 +108,8 @@ def test_a_duration_is_a_number_with_its_unit(text: str, expected: timedelta) ->
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="such as 30s, 90m, 36h or 7d"):
         duration(text)
+
+
+def test_tables_of_a_product_without_a_schema_are_in_the_domains_own() -> None:
+    product = DataProduct(name="Register", description="Planes.", tables=["planes", "raw.planes"])
+    assert product.promised("fleet") == [Table("fleet", "planes"), Table("raw", "planes")]

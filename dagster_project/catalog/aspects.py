@@ -9,6 +9,10 @@ sent: the editable* aspects, which hold the descriptions and the columns' tags t
 DataHub and are shown before ours, glossary terms, links, and structured properties. Tags of ours on
 a column are part of the schema, which nobody edits there.
 
+A domain, a data product and a tag have one name and one description, and these are the files'. Of
+a domain's and a tag's properties DataHub's server takes no patch: the parent of a domain and the
+colour of a tag, which people can choose there, do not last.
+
 Nothing in an aspect tells when it was made: the same declarations give the same aspects.
 """
 
@@ -94,11 +98,13 @@ def dataset_proposals(urns: Urns, dataset: Dataset, owner: str) -> Iterator[Prop
             description=dataset.description,
             customProperties={ASSET: "/".join(dataset.asset_key), **dataset.properties},
         ),
-        schema_metadata(urns, dataset),
         SubTypesClass(typeNames=[dataset.kind]),
         DomainsClass(domains=[urns.domain(dataset.domain)]),
         StatusClass(removed=False),
     )
+    if dataset.columns:
+        # Of those that nobody declares, another connector may tell.
+        yield from upserts(dataset.urn, schema_metadata(urns, dataset))
     if dataset.source:
         platform = urns.platform_of(dataset.urn)
         instance = DataPlatformInstanceClass(platform=platform, instance=dataset.source)
@@ -114,7 +120,8 @@ def dataset_proposals(urns: Urns, dataset: Dataset, owner: str) -> Iterator[Prop
             formattedViewLogic=query.compiled or None,
         )
         yield from upserts(dataset.urn, sql)
-    if dataset.upstreams:
+    if not dataset.is_from_outside:
+        # Also that it is made of nothing: it may have been told otherwise before.
         yield from upserts(dataset.urn, _lineage(urns, dataset))
     yield from owned(dataset.urn, owner)
     if dataset.personal:

@@ -51,7 +51,9 @@ def column_lineage(
         for unique_id, sql in compiled.items():
             result = sqlglot_lineage(sql, schema_resolver=known, override_dialect="postgres")
             if error := result.debug_info.error:
-                say(f"no column lineage of {unique_id}, whose SQL is not understood: {error}")
+                # The lines after the first show the SQL, in a terminal's colours.
+                why = str(error).partition("\n")[0]
+                say(f"no column lineage of {unique_id}, whose SQL is not understood: {why}")
                 continue
             found[unique_id] = {
                 column.downstream.column: frozenset(

@@ -64,6 +64,8 @@ class Dataset:
     made_of: MadeOf = field(default_factory=dict)
     #: Whether it holds what its upstream holds, and nothing is computed.
     is_copy: bool = False
+    #: Whether a system outside makes it, and no asset of ours.
+    is_from_outside: bool = False
     #: The source system that it lies in.
     source: str | None = None
     query: Query | None = None
@@ -94,6 +96,7 @@ def stream_datasets(
         columns=tuple(source_columns(stream)),
         primary_key=stream.primary_key,
         personal=personal_there,
+        is_from_outside=True,
         source=urns.source(name),
         properties={"source": connection.source, "connector": _connector(connection)},
     )
@@ -151,6 +154,7 @@ def feed_datasets(
         f"{feed.source}.",
         columns=target.columns,
         personal=[column.name for column in target.columns if column.name in personal],
+        is_from_outside=True,
         properties={"source": feed.source, "file_pattern": feed.pattern},
     )
     yield Dataset(
@@ -194,7 +198,7 @@ def model_datasets(urns: Urns, domain: str, declared: Domain, dbt: Models) -> It
                 Column(column["name"], column["data_type"] or "", column["description"])
                 for column in node["columns"].values()
             ),
-            "primary_key": node.get("primary_key") or (),
+            "primary_key": _primary_key(node),
             "personal": declared.personal_data.get(str(table), ()),
         }
         yield Dataset(
@@ -226,6 +230,17 @@ def model_datasets(urns: Urns, domain: str, declared: Domain, dbt: Models) -> It
             sibling=urns.model(table),
             **both,
         )
+
+
+def _primary_key(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of the model's constraint, or one that is unique by itself.
+
+    If there are several of these, dbt lists them all, as if they were one key together.
+    """
+    found = node.get("primary_key") or ()
+    if any(constraint["type"] == "primary_key" for constraint in node.get("constraints", ())):
+        return tuple(found)
+    return tuple(column for column in node["columns"] if column in found)[:1]
 
 
 def _reads(manifest: Mapping[str, Any], unique_id: str) -> set[Table]:

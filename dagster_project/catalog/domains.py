@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from dagster_project.catalog.aspects import PERSONAL_DATA, owned, upserts
 from dagster_project.domain import DataProduct, Domain
-from dagster_project.identity import Table, Urns
+from dagster_project.identity import Urns
 from dagster_project.ingestion.declaration import Connection, identity
 
 if TYPE_CHECKING:
@@ -28,34 +28,37 @@ def tag_proposals(urns: Urns) -> Iterator[Proposal]:
     )
 
 
-def domain_proposals(urns: Urns, name: str, domain: Domain) -> Iterator[Proposal]:
-    """A domain, with its purpose and its owner, and its data products."""
+def domain_proposals(
+    urns: Urns, name: str, domain: Domain, datasets: Container[str]
+) -> Iterator[Proposal]:
+    """A domain, with its purpose and its owner, and its data products.
+
+    `datasets` are the URNs of all of the domain; a product's table that is none is left out.
+    """
     from datahub.metadata.schema_classes import DomainPropertiesClass
 
     owner, urn = urns.owner(domain.owner), urns.domain(name)
     yield from upserts(urn, DomainPropertiesClass(name=name, description=domain.purpose))
     yield from owned(urn, owner)
     for product in domain.data_products:
-        yield from _product(urns, name, product, owner)
+        yield from _product(urns, name, product, owner, datasets)
 
 
-def _product(urns: Urns, domain: str, product: DataProduct, owner: str) -> Iterator[Proposal]:
+def _product(
+    urns: Urns, domain: str, product: DataProduct, owner: str, datasets: Container[str]
+) -> Iterator[Proposal]:
     """Added to: assets of other environments, and what people have put into it, stay there."""
     from datahub.metadata.schema_classes import DomainsClass, StatusClass
     from datahub.specific.dataproduct import DataProductPatchBuilder
 
     urn = urns.product(domain, product.name)
     patch = DataProductPatchBuilder(urn).set_name(product.name).set_description(product.description)
-    for table in promised(domain, product):
-        patch.add_asset(urns.table(table), output_port=True)
+    for table in product.promised(domain):
+        if (asset := urns.table(table)) in datasets:
+            patch.add_asset(asset, output_port=True)
     yield from patch.build()
     yield from upserts(urn, DomainsClass(domains=[urns.domain(domain)]), StatusClass(removed=False))
     yield from owned(urn, owner)
-
-
-def promised(domain: str, product: DataProduct) -> list[Table]:
-    """The tables of a data product."""
-    return [Table.parse(name) if "." in name else Table(domain, name) for name in product.tables]
 
 
 def source_proposals(urns: Urns, domain: str, connection: Connection) -> Iterator[Proposal]:

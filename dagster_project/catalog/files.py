@@ -29,11 +29,31 @@ def metadata_file(settings: Settings) -> Path:
     return settings.home / "catalog" / settings.env.value / "metadata.json"
 
 
+def events_folder(settings: Settings) -> Path:
+    """Where it is written what happened: a file a delivery, in order by name."""
+    return metadata_file(settings).with_name("events")
+
+
 def as_record(proposal: Proposal) -> dict[str, Any]:
     """The proposal as the file has it."""
     record: dict[str, Any] = proposal.to_obj()
     record["aspect"] = {"json": json.loads(record["aspect"]["value"])}
     return record
+
+
+def as_proposal(record: Mapping[str, Any]) -> Proposal:
+    """What `as_record` made a record of."""
+    from datahub.metadata.schema_classes import GenericAspectClass, MetadataChangeProposalClass
+
+    value = json.dumps(record["aspect"]["json"]).encode()
+    aspect = GenericAspectClass(value=value, contentType="application/json")
+    return MetadataChangeProposalClass(
+        entityType=record["entityType"],
+        entityUrn=record["entityUrn"],
+        changeType=record["changeType"],
+        aspectName=record["aspectName"],
+        aspect=aspect,
+    )
 
 
 def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dagster_project.catalog.aspects import owned, upserts
 from dagster_project.catalog.datasets import Dataset
+from dagster_project.catalog.links import asset_link
 from dagster_project.domain import Domain
 from dagster_project.identity import Urns
 
@@ -37,7 +38,21 @@ def job_proposals(
     yield from owned(flow, owner)
     # A model and its table, which come one after the other, are one asset.
     for key, parts in groupby(datasets, key=lambda dataset: dataset.asset_key):
-        yield from _job(urns, key, list(parts), owner, f"{ui}/assets/{'/'.join(key)}")
+        yield from _job(urns, key, list(parts), owner, asset_link(ui, key))
+
+
+def jobs_of(urns: Urns, datasets: Iterable[Dataset]) -> Iterator[tuple[str, list[str]]]:
+    """The jobs that `job_proposals` tells of: each one's URN, and those of what it reads."""
+    for key, group in groupby(datasets, key=lambda dataset: dataset.asset_key):
+        parts = list(group)
+        if not parts[-1].is_from_outside:
+            yield urns.job(parts[-1].domain, key), _read(parts)
+
+
+def _read(parts: list[Dataset]) -> list[str]:
+    """What the asset of these datasets is made of."""
+    made = {dataset.urn for dataset in parts}
+    return sorted({urn for dataset in parts for urn in dataset.upstreams} - made)
 
 
 def _job(
@@ -51,12 +66,9 @@ def _job(
         StatusClass,
     )
 
-    made = {dataset.urn for dataset in parts}
-    read = sorted({urn for dataset in parts for urn in dataset.upstreams} - made)
-    if not read:
-        # What lies in a source system, or is dropped by one, no job of ours has made.
-        return
     last = parts[-1]
+    if last.is_from_outside:
+        return
     urn = urns.job(last.domain, key)
     yield from upserts(
         urn,
@@ -71,7 +83,7 @@ def _job(
         DataJobInputOutputClass(
             inputDatasets=[],
             outputDatasets=[],
-            inputDatasetEdges=[EdgeClass(destinationUrn=urn) for urn in read],
+            inputDatasetEdges=[EdgeClass(destinationUrn=urn) for urn in _read(parts)],
             outputDatasetEdges=[EdgeClass(destinationUrn=last.urn)],
         ),
         DomainsClass(domains=[urns.domain(last.domain)]),

@@ -16,7 +16,8 @@ def withdrawn(before: Iterable[Record], now: Iterable[Record]) -> Iterator[Recor
     """Records that take back what those of before told, and those of now do not.
 
     An entity that is gone is marked removed, which DataHub hides and can undo. An owner, a tag or
-    an asset of a data product that is gone is removed from its entity; what people added stays.
+    an asset of a data product that is gone is removed from its entity; what people added stays. So
+    it is of an entity that is gone: if it returns with another owner, it has not both.
     """
     told, telling = list(before), list(now)
     there = {record["entityUrn"] for record in telling}
@@ -27,12 +28,13 @@ def withdrawn(before: Iterable[Record], now: Iterable[Record]) -> Iterator[Recor
     }
     gone: dict[str, Record] = {}
     for record in told:
+        entity = (record["entityUrn"], record["aspectName"])
+        paths = [operation["path"] for operation in _operations(record)]
         if record["entityUrn"] not in there:
             if record["aspectName"] == "status":
                 gone[record["entityUrn"]] = {**record, "aspect": {"json": {"removed": True}}}
-            continue
-        entity = (record["entityUrn"], record["aspectName"])
-        paths = [operation["path"] for operation in _operations(record)]
+            # What is hidden keeps its name and its description.
+            paths = [path for path in paths if path.count("/") > 1]
         if left := [path for path in paths if (*entity, path) not in added]:
             yield _removing(record, left)
     yield from gone.values()

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from threading import Event
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dagster_project.failures import CatalogError
+from dagster_project.failures import (
+    CatalogError,
+    DeclarationError,
+    MeshError,
+    TransientCatalogError,
+)
 from dagster_project.settings import get_settings
+
+if TYPE_CHECKING:
+    from dagster_project.catalog.bookkeeping import Books
+    from dagster_project.orchestration.delivery import Deliverer
+
+#: Seconds between two words of how far a long delivery is.
+_SAID_EVERY = 5.0
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +45,7 @@ def emit() -> None:
     from dagster_project.catalog.files import as_record, metadata_file, read, write
     from dagster_project.catalog.metadata import static_metadata
     from dagster_project.catalog.withdrawal import withdrawn
+    from dagster_project.cli.in_python import in_python
     from dagster_project.cli.services import prepare_home
 
     settings = get_settings()
@@ -38,7 +56,7 @@ def emit() -> None:
     except CatalogError as error:
         say(f"{error}. What it told and is gone is not taken back")
         before = []
-    now = [as_record(proposal) for proposal in static_metadata(settings, say)]
+    now = [as_record(proposal) for proposal in static_metadata(settings, say, in_python)]
     gone = list(withdrawn(before, now))
     write(path, [*now, *gone])
     entities = {(record["entityType"], record["entityUrn"]) for record in now}
@@ -49,17 +67,145 @@ def emit() -> None:
 
 @app.command()
 def check() -> None:
-    """Find what DataHub would refuse of the file that `mesh catalog emit` wrote."""
-    from dagster_project.catalog.files import metadata_file, read
+    """Find what DataHub would refuse of the files that were written for it."""
+    from dagster_project.catalog.files import events_folder, metadata_file, read
     from dagster_project.catalog.validation import faults
 
-    path = metadata_file(get_settings())
-    found = list(faults(path))
-    for fault in found:
-        say(fault)
-    if found:
+    settings = get_settings()
+    happened = sorted(events_folder(settings).glob("*.json"))
+    declared = metadata_file(settings)
+    paths = [declared, *happened] if declared.exists() or not happened else happened
+    records, wrong = 0, False
+    for path in paths:
+        for fault in faults(path):
+            wrong = True
+            say(fault)
+        records += 0 if wrong else len(read(path))
+    if wrong:
         raise typer.Exit(1)
-    print(f"{len(read(path)):,} records, all valid: {path.absolute()}")
+    files = f" and {len(happened):,} files in {happened[0].parent}" if happened else ""
+    print(f"{records:,} records, all valid: {paths[0].absolute()}{files}")
+
+
+@app.command()
+def deliver(
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on delivering what happens, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Tell the catalog what has happened since the last time, and what the domains declare.
+
+    To DataHub's server, if MESH_DATAHUB_GMS_URL names one, else to files. `mesh ui` does this all
+    the time. What the server refuses is kept: see `mesh catalog dead-letters`.
+    """
+    from dagster_project.cli.delivering import delivering
+    from dagster_project.cli.services import services
+
+    with services(get_settings()):
+        if not follow:
+            raise typer.Exit(_deliver())
+        with delivering(get_settings()) as log:
+            print(f"delivers what happens - Ctrl-C ends it; its log: {log.absolute()}", flush=True)
+            Event().wait()
+
+
+@app.command("dead-letters")
+def dead_letters() -> None:
+    """List what the catalog refused, with why."""
+    from rich.table import Table
+
+    from dagster_project.catalog.bookkeeping import read_dead_letters
+    from dagster_project.catalog.destination import destination_of
+    from dagster_project.cli.services import services
+    from dagster_project.cli.status import console
+
+    with services(get_settings()):
+        letters = read_dead_letters(_books(), destination_of(get_settings()).name)
+    if not letters:
+        print("the catalog has refused nothing")
+        return
+    table = Table(header_style="bold")
+    for column in ("id", "refused", "event", "aspect", "of", "why"):
+        table.add_column(column, overflow="fold")
+    for letter in letters:
+        table.add_row(
+            *(str(letter.id), f"{letter.refused_at.astimezone():%Y-%m-%d %H:%M}"),
+            *(str(letter.event_id or "declared"), letter.aspect, letter.entity, letter.reason),
+        )
+    console().print(table)
+
+
+@app.command()
+def replay(
+    ids: Annotated[
+        list[int] | None, typer.Argument(help="As `mesh catalog dead-letters` lists them.")
+    ] = None,
+) -> None:
+    """Tell the catalog once more what it refused: these dead letters, or all."""
+    from dagster_project.cli.services import services
+
+    with services(get_settings()), _deliverer() as (deliverer, books):
+        letters = books.dead_letters()
+        if unknown := sorted(set(ids or ()) - {letter.id for letter in letters}):
+            raise MeshError(
+                f"no dead letter has the id {unknown[0]}: `mesh catalog dead-letters` lists them"
+            )
+        done = deliverer.replay([each for each in letters if not ids or each.id in ids])
+    print(f"{done.records - done.refused:,} records taken, {done.refused:,} refused again")
+    raise typer.Exit(1 if done.refused else 0)
+
+
+def _deliver() -> int:
+    """Deliver all that there is; the exit code."""
+    from dagster_project.orchestration.delivery import Delivered
+
+    mistake: DeclarationError | None = None
+    total = Delivered()
+    with _deliverer() as (deliverer, books):
+        try:
+            total.add(deliverer.declare())
+        except DeclarationError as error:
+            mistake = error
+        began = time.monotonic()
+        for done in deliverer.catch_up():
+            total.add(done)
+            if time.monotonic() - began > _SAID_EVERY:
+                began = time.monotonic()
+                say(f"so far {total}")
+        where = books.destination
+    if mistake:
+        raise mistake
+    print(f"{total or 'nothing new'}: {where}")
+    return 1 if total.refused else 0
+
+
+def _books() -> str:
+    """The URL of the database with the books."""
+    url = get_settings().dagster_url
+    assert url
+    return url.get_secret_value()
+
+
+@contextmanager
+def _deliverer() -> Iterator[tuple[Deliverer, Books]]:
+    import dagster as dg
+
+    from dagster_project.catalog.bookkeeping import books_of
+    from dagster_project.catalog.destination import destination_of
+    from dagster_project.cli.in_python import in_python
+    from dagster_project.orchestration.delivery import Deliverer
+
+    settings = get_settings()
+    with (
+        closing(destination_of(settings)) as destination,
+        books_of(_books(), destination.name) as books,
+        dg.DagsterInstance.get() as instance,
+    ):
+        try:
+            yield Deliverer(settings, instance, destination, books, say, in_python), books
+        except TransientCatalogError as error:
+            books.failed(str(error))
+            raise
 
 
 def say(text: str) -> None:

@@ -14,6 +14,7 @@ from dagster_project.catalog.files import as_record
 from dagster_project.catalog.graph import Field, Graph, Node, read_graph
 from dagster_project.catalog.metadata import static_metadata
 from dagster_project.cli.catalog import say
+from dagster_project.cli.in_python import in_python
 from dagster_project.cli.services import prepare_home
 from dagster_project.settings import Settings
 
@@ -23,7 +24,8 @@ PlaceT = TypeVar("PlaceT")
 def show(settings: Settings, table: str, *, up: bool, down: bool, columns: bool) -> None:
     """Print the trees. Raises CatalogError with near matches if there is no such table."""
     prepare_home(settings)
-    graph = read_graph(as_record(proposal) for proposal in static_metadata(settings, say))
+    told = static_metadata(settings, say, in_python)
+    graph = read_graph(as_record(proposal) for proposal in told)
     node = graph.find(table)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     owners = ", ".join(owner.rpartition(":")[2] for owner in node.owners)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from dagster_project.catalog.bookkeeping import read_progress
 from dagster_project.cli.services import is_home
 from dagster_project.domain import domain_names, read_domain
-from dagster_project.failures import BusyError, MeshError
+from dagster_project.failures import BusyError, CatalogError, MeshError
 from dagster_project.orchestration.problem import standing
 from dagster_project.settings import PREFIX, Settings
 from dagster_project.warehouse.connection import place
-from dagster_project.warehouse.embedded import EmbeddedPostgres
+from dagster_project.warehouse.embedded import DAGSTER, EmbeddedPostgres
 from dagster_project.warehouse.lease import holders
 
 #: All that a home holds.
@@ -44,7 +46,7 @@ STATE = {
 STOPPING_TIMEOUT = 40
 
 
-def _console() -> Console:
+def console() -> Console:
     """The terminal; for a file or a pipe as wide as it takes."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
@@ -65,16 +67,52 @@ def show(settings: Settings) -> None:
         table.add_row("warehouse", place(settings.warehouse_url.get_secret_value()))
     if settings.dagster_url is not None:
         table.add_row("dagster's storage", place(settings.dagster_url.get_secret_value()))
+    running = False
     if settings.warehouse_url is None or settings.dagster_url is None:
         status = EmbeddedPostgres(settings.home).status()
-        running = f"running on 127.0.0.1:{status.port}, process {status.pid}"
-        table.add_row("PostgreSQL", running if status.running else "stopped")
+        running = status.running
+        where = f"running on 127.0.0.1:{status.port}, process {status.pid}"
+        table.add_row("PostgreSQL", where if running else "stopped")
         table.add_row("", f"version {status.version}, {_megabytes(status.data_bytes)}")
         if status.running:
             users = "unknown" if status.users is None else str(status.users)
             table.add_row("", f"used by {users} commands{', pinned' if status.pinned else ''}")
-    _console().print(table)
+    console().print(table)
+    _show_catalog(settings, running)
     _show_problems(settings)
+
+
+def _show_catalog(settings: Settings, running: bool) -> None:
+    """How far the catalog has been told; nothing if nobody has told it anything."""
+    with ExitStack() as stack:
+        if settings.dagster_url is not None:
+            url = settings.dagster_url.get_secret_value()
+        elif running:
+            endpoint = stack.enter_context(EmbeddedPostgres(settings.home).lease())
+            url = endpoint.url(DAGSTER, DAGSTER)
+        else:
+            return
+        try:
+            found = read_progress(url)
+        except CatalogError as error:
+            typer.echo(f"mesh: {error}", err=True)
+            return
+    if not found:
+        return
+    table = Table(header_style="bold", title="the catalog", title_justify="left", box=None)
+    for column in ("told", "last", "up to event", "behind", "refused", ""):
+        table.add_column(column, overflow="fold")
+    for each in found:
+        last = f"{each.told_at.astimezone():%Y-%m-%d %H:%M}" if each.told_at else "never"
+        failing = ""
+        if each.failing_since:
+            failing = f"failing since {each.failing_since.astimezone():%Y-%m-%d %H:%M}: "
+            failing += each.failure or ""
+        table.add_row(
+            *(each.destination, last, f"{each.event_id:,}", f"{each.behind:,}"),
+            *(f"{each.dead_letters:,}", failing),
+        )
+    console().print(table)
 
 
 def _show_problems(settings: Settings) -> None:
@@ -86,13 +124,14 @@ def _show_problems(settings: Settings) -> None:
     for column in ("domain", "owner", "since", "what", "of", ""):
         table.add_column(column, overflow="fold")
     for domain, problems in found.items():
+        owner = read_domain(domain).owner if domain in domain_names() else "who runs the platform"
         for problem in problems:
             since = datetime.fromtimestamp(problem.since).astimezone()
             table.add_row(
-                *(domain, read_domain(domain).owner, f"{since:%Y-%m-%d %H:%M}"),
+                *(domain, owner, f"{since:%Y-%m-%d %H:%M}"),
                 *(problem.kind.value, problem.name, problem.what),
             )
-    _console().print(table)
+    console().print(table)
 
 
 def show_domains() -> None:
@@ -104,7 +143,7 @@ def show_domains() -> None:
         domain = read_domain(name)
         products = "\n".join(product.name for product in domain.data_products)
         table.add_row(name, domain.owner, domain.purpose, products, ", ".join(domain.depends_on))
-    _console().print(table)
+    console().print(table)
 
 
 def show_settings(settings: Settings) -> None:
@@ -115,12 +154,12 @@ def show_settings(settings: Settings) -> None:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
-            # A webhook's path is its password.
-            told = name.endswith("webhook") or place(value.get_secret_value())
-            value = "set" if told is True else f"set: {told}"
+            # Of others, such as a token or a webhook, all of it is the secret.
+            is_database = name in ("warehouse_url", "dagster_url")
+            value = f"set: {place(value.get_secret_value())}" if is_database else "set"
         shown = "" if value is None else str(value)
         table.add_row(PREFIX + name.upper(), shown, field.description or "")
-    _console().print(table)
+    console().print(table)
 
 
 def remove(settings: Settings, ask: bool) -> None:

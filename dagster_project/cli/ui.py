@@ -30,6 +30,7 @@ _CAME_UP = 15.0
 def serve(settings: Settings, port: int) -> int:
     """Serve the UI until a signal comes; the exit code."""
     _refuse_taken(port)
+    from dagster_project.cli.delivering import delivering
     from dagster_project.cli.docs import serving
     from dagster_project.cli.preforking import preforking
     from dagster_project.cli.run import install
@@ -45,6 +46,7 @@ def serve(settings: Settings, port: int) -> int:
             # Somebody else's port: the checks' links lead there, the rest works.
             print(f"mesh: {error}", file=sys.stderr)
         os.environ.setdefault("MESH_UI_URL", f"http://{HOST}:{port}")
+        stack.enter_context(delivering(settings))
         interrupt_runs = stack.enter_context(preforking())
         servers = CodeServers(f"http://{HOST}:{port}")
 

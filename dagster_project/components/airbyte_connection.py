@@ -12,6 +12,7 @@ from dagster_airbyte import (
 )
 from dagster_airbyte.resources import BaseAirbyteWorkspace
 
+from dagster_project.components.column_lineage import of_load
 from dagster_project.components.folder import domain_of
 from dagster_project.components.loading import (
     LoadProgress,
@@ -22,6 +23,7 @@ from dagster_project.components.loading import (
     table_metadata,
 )
 from dagster_project.ingestion.declaration import Connection, StreamDeclaration, identity
+from dagster_project.ingestion.records import column_names
 from dagster_project.ingestion.streams import (
     lake_columns,
     load_stream,
@@ -160,6 +162,7 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
         metadata=table_metadata(str(name.table), table_columns(stream)),
         automation_condition=when_synced(),
     )
+    columns = of_load(name.asset_key, column_names(stream.json_schema))
 
     @dg.multi_asset(
         name=load_step(name.table),
@@ -181,7 +184,7 @@ def _raw(domain: str, connection: Connection, stream: StreamDeclaration) -> dg.A
             say=context.log.warning,
         )
         yield dg.MaterializeResult(
-            metadata=load_metadata(name.table, done.load),
+            metadata={**load_metadata(name.table, done.load), **columns},
             data_version=dg.DataVersion(done.load.version),
             check_results=[declaration_result(name.table, done.load, done.drift)],
         )

@@ -16,23 +16,26 @@ from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtP
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from pydantic import Field
 
+from dagster_project.components.column_lineage import of_model
 from dagster_project.components.data_versions import version_before
 from dagster_project.components.dbt_inputs import Inputs, refused_models, say_left_out
 from dagster_project.components.dbt_tests import Tests
 from dagster_project.components.folder import domain_of
 from dagster_project.components.landing_feed import feed_partitions
 from dagster_project.components.partitions import DbtModelsDeclaration
-from dagster_project.failures import DeclarationError
+from dagster_project.failures import DeclarationError, LakeError
 from dagster_project.identity import DBT_PROJECT, Table, fitting, raw_table
 from dagster_project.ingestion.feed import FeedDeclaration, read_feed
+from dagster_project.lake.store import Lake
 from dagster_project.orchestration.conditions import when_inputs_change
 from dagster_project.orchestration.retries import retried
 from dagster_project.quality.suites import critical_checks
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings, warehouse_url
+from dagster_project.transformation.artifacts import keep
 from dagster_project.transformation.groups import model_groups, read_tables
 from dagster_project.transformation.invocation import build as dbt_build
 from dagster_project.transformation.project import read_manifest
-from dagster_project.transformation.tested import refuse_tests_of_no_model
+from dagster_project.transformation.tested import refuse_tests
 from dagster_project.transformation.versions import (
     decide,
     decide_days,
@@ -114,7 +117,7 @@ class DbtModels(dg.Component):
                 f"{context.path}: daily: no dbt model of the domain {domain} is called "
                 f"{', '.join(unique_id.rpartition('.')[2] for unique_id in unknown)}"
             )
-        refuse_tests_of_no_model(manifest, domain)
+        refuse_tests(manifest, domain)
         checked = {u for u in ours if critical_checks(node_table(manifest["nodes"][u]))}
         groups = model_groups(manifest, ours, by_day, checked)
         assets = [
@@ -202,7 +205,8 @@ def _whole(
             # First those that are up to date: a model whose parent is built is built too, so none
             # of these comes after one that is.
             if unique_id not in refused and unique_id not in stale:
-                yield _unchanged(outputs[unique_id], url, tables[unique_id], version)
+                found = of_model(tables[unique_id])
+                yield _unchanged(outputs[unique_id], url, tables[unique_id], version, found)
         tests = Tests(context, url, manifest, checks, built, stale, refused)
         yield from tests.standing()
         record_building(url, {tables[unique_id]: [""] for unique_id in stale})
@@ -214,7 +218,9 @@ def _whole(
             if inputs.is_disturbed(unique_id):
                 continue
             record_built(url, tables[unique_id], {"": decision.versions[unique_id]})
-            yield _output(event, url, tables[unique_id], decision.versions[unique_id])
+            found = of_model(tables[unique_id])
+            version = decision.versions[unique_id]
+            yield _output(event, url, tables[unique_id], version, found)
         say_left_out(context, manifest, refused, inputs)
 
     return build
@@ -247,6 +253,9 @@ def _daily(
         inputs = Inputs(url, manifest, [unique_id] if output else [], days)
         refused = refused_models(url, manifest, [unique_id], days) if output else {}
         built = read_built(url)
+        if output:
+            # With the last day alone: there is an event a day, and the UI shows that of the last.
+            context.add_asset_metadata(of_model(table), partition_key=days[-1])
         if config.rebuild:
             built.model_partitions.pop(table, None)
         stale = decide_days(manifest, unique_id, raw, days, built) if output else {}
@@ -304,18 +313,34 @@ def _run(
     _clear(builds)
     target = builds / context.run.run_id / uuid4().hex[:8]
     translator, project = TableTranslator(), _project()
-    for event in dbt_build(url, [*names, *tests.to_run], target, days or []):
-        for found in DbtCoreCliEventMessage(event, {}).to_default_asset_events(
-            manifest, translator, context, target, project
-        ):
-            if isinstance(found, dg.AssetCheckResult):
-                yield tests.shown(found, target)
-            else:
-                yield found
+    try:
+        for event in dbt_build(url, [*names, *tests.to_run], target, days or []):
+            for found in DbtCoreCliEventMessage(event, {}).to_default_asset_events(
+                manifest, translator, context, target, project
+            ):
+                if isinstance(found, dg.AssetCheckResult):
+                    yield tests.shown(found, target)
+                else:
+                    yield found
+    finally:
+        _keep_artifacts(context, target)
     # What dbt compiled, and its log, are of use where it failed.
     shutil.rmtree(target, ignore_errors=True)
     with contextlib.suppress(OSError):  # another step's
         target.parent.rmdir()
+
+
+def _keep_artifacts(context: dg.AssetExecutionContext, target: Path) -> None:
+    """Keep what dbt says of the build. That it could not be kept is told, and fails no build."""
+    settings = get_settings()
+    manifest = settings.dbt_target / "manifest.json"
+    try:
+        lake = Lake(settings.lake)
+        keep(
+            lake, context.run.run_id, context.op_execution_context.op_handle.name, target, manifest
+        )
+    except (LakeError, OSError) as error:
+        context.log.error(f"dbt's results of this build were not kept: {error}")
 
 
 def _clear(builds: Path) -> None:
@@ -327,21 +352,29 @@ def _clear(builds: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _unchanged(output: str, url: str, table: Table, version: str) -> dg.Output[Any]:
+def _unchanged(
+    output: str, url: str, table: Table, version: str, more: Mapping[str, Any] | None = None
+) -> dg.Output[Any]:
     """What is yielded for a model that did not have to be built: it has the version it had."""
     return dg.Output(
         None,
         output_name=output,
-        metadata={"up to date": True, **_shape(url, table)},
+        metadata={"up to date": True, **_shape(url, table), **(more or {})},
         data_version=dg.DataVersion(version),
     )
 
 
-def _output(event: dg.Output[Any], url: str, table: Table, version: str) -> dg.Output[Any]:
+def _output(
+    event: dg.Output[Any],
+    url: str,
+    table: Table,
+    version: str,
+    more: Mapping[str, Any] | None = None,
+) -> dg.Output[Any]:
     return dg.Output(
         event.value,
         output_name=event.output_name,
-        metadata={**event.metadata, **_shape(url, table)},
+        metadata={**event.metadata, **_shape(url, table), **(more or {})},
         data_version=dg.DataVersion(version),
     )
 

@@ -13,12 +13,12 @@ from dagster_project.quality.drift import examine
 from dagster_project.quality.drift_report import DriftReport
 from dagster_project.quality.masking import without_values
 from dagster_project.quality.outcome import Partitions
+from dagster_project.quality.own_checks import DRIFT, DRIFT_ASKS
 from dagster_project.quality.suites import Drift
 from dagster_project.transformation.versions import Built, read_built
 from dagster_project.warehouse.connection import masked
 from dagster_project.warehouse.ledger import digest
 
-DRIFT_CHECK = "drift"
 _EVALUATED = {
     AssetCheckExecutionRecordStatus.SUCCEEDED,
     AssetCheckExecutionRecordStatus.FAILED,
@@ -30,10 +30,9 @@ _VERSION = "version"
 def drift_check(table: Table) -> dg.AssetCheckSpec:
     """The check's spec."""
     return dg.AssetCheckSpec(
-        name=DRIFT_CHECK,
+        name=DRIFT,
         asset=dg.AssetKey(list(table.asset_key)),
-        description="Rows, missing and distinct values, quantiles and frequencies are as usual: "
-        "compared with the days, or versions, before. It needs some of them to judge.",
+        description=DRIFT_ASKS,
     )
 
 
@@ -49,7 +48,7 @@ def drift_result(
 
     What stops it is the verdict too, and nothing is raised: other checks of the table lose nothing.
     """
-    key = dg.AssetCheckKey(dg.AssetKey(list(table.asset_key)), DRIFT_CHECK)
+    key = dg.AssetCheckKey(dg.AssetKey(list(table.asset_key)), DRIFT)
     about = {"partitions": str(partitions)} if partitions else {}
     try:
         return _judged(context, url, table, drift, partitions, personal, key, about)

@@ -13,9 +13,9 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
-from dagster_project.components.drift_check import DRIFT_CHECK, drift_check, drift_result
+from dagster_project.components.drift_check import drift_check, drift_result
 from dagster_project.components.folder import domain_of
-from dagster_project.components.loading import REJECTS_CHECK, rejects_check, rejects_result
+from dagster_project.components.loading import rejects_check, rejects_result
 from dagster_project.components.partitions import PartitionedTable, partitioned_tables
 from dagster_project.declarations import Declared
 from dagster_project.failures import DeclarationError, LakeError
@@ -25,6 +25,7 @@ from dagster_project.orchestration.retries import retried
 from dagster_project.quality.asked import Request
 from dagster_project.quality.masking import personal_columns
 from dagster_project.quality.outcome import Outcome, Partitions, Validation
+from dagster_project.quality.own_checks import DRIFT, REJECTS
 from dagster_project.quality.quarantine import quarantine
 from dagster_project.quality.results import docs_link, keep
 from dagster_project.quality.server import validate_here_or_there
@@ -111,10 +112,10 @@ def suite_checks(
         partitions = _partitions(context.run.tags, partitioned, url) if partitioned else None
         if asked := [check for check in expectations if check in chosen]:
             yield from _validated(context, url, asked, partitions)
-        if REJECTS_CHECK in chosen:
+        if REJECTS in chosen:
             # After rows were set aside.
             yield rejects_result(suite.table, rejects_share(url, suite.table))
-        if DRIFT_CHECK in chosen and suite.meta.drift and (partitions or not partitioned):
+        if DRIFT in chosen and suite.meta.drift and (partitions or not partitioned):
             drift = suite.meta.drift
             yield drift_result(context, url, suite.table, drift, partitions, personal)
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import dagster as dg
 
+from dagster_project.components.column_lineage import of_load
 from dagster_project.components.data_versions import version_before
 from dagster_project.components.folder import domain_of
 from dagster_project.components.loading import (
@@ -93,6 +94,7 @@ class LandingFeed(dg.Component):
             metadata=table_metadata(name.prefix, target.columns),
         )
 
+        columns = of_load(name.asset_key, {each.name: each.name for each in target.columns})
         spec = dg.AssetSpec(
             key=dg.AssetKey(list(target.table.asset_key)),
             deps=[landing.key],
@@ -137,6 +139,8 @@ class LandingFeed(dg.Component):
                     {"dagster/partition_row_count": partition.rows, "object": partition.object},
                     partition_key=partition.partition,
                 )
+            # With the last day alone: there is an event a day, and the UI shows that of the last.
+            context.add_asset_metadata(columns, partition_key=context.partition_keys[-1])
             before = None
             if not (load.new or load.changed or load.removed):
                 before = version_before(context.instance, spec.key, context.partition_keys)

@@ -12,12 +12,16 @@ from dagster_project.identity import Table
 from dagster_project.ingestion.synced import megabytes, rates
 from dagster_project.lake.store import Lake
 from dagster_project.orchestration.conditions import NEVER_ALONE
+from dagster_project.quality.own_checks import (
+    DECLARATION,
+    DECLARATION_ASKS,
+    REJECTS,
+    rejects_asks,
+)
 from dagster_project.warehouse.ledger import Load
 from dagster_project.warehouse.rejects import RejectsShare
 from dagster_project.warehouse.target import Column
 
-DECLARATION_CHECK = "matches_declaration"
-REJECTS_CHECK = "rejects"
 #: Reasons that the metadata lists at most.
 _SHOWN = 20
 
@@ -43,9 +47,9 @@ def load_step(table: Table) -> str:
 def declaration_check(table: Table) -> dg.AssetCheckSpec:
     """The check that what came was what is declared; it reports and stops nothing."""
     return dg.AssetCheckSpec(
-        name=DECLARATION_CHECK,
+        name=DECLARATION,
         asset=dg.AssetKey(list(table.asset_key)),
-        description="What came has the declared columns, and every value is of its column's type.",
+        description=DECLARATION_ASKS,
         automation_condition=NEVER_ALONE,
     )
 
@@ -56,7 +60,7 @@ def declaration_result(table: Table, done: Load, drift: Mapping[str, str]) -> dg
     if done.rejected:
         found["rows rejected"] = f"{done.rejected:,}, see {table.rejects}"
     return dg.AssetCheckResult(
-        check_name=DECLARATION_CHECK,
+        check_name=DECLARATION,
         asset_key=dg.AssetKey(list(table.asset_key)),
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,
@@ -70,10 +74,9 @@ def rejects_check(table: Table) -> dg.AssetCheckSpec:
     Its result is to be taken after rows were quarantined.
     """
     return dg.AssetCheckSpec(
-        name=REJECTS_CHECK,
+        name=REJECTS,
         asset=dg.AssetKey(list(table.asset_key)),
-        description=f"No row lies in {table.rejects}: none that could not be loaded, and none that "
-        "an expectation refused and put aside.",
+        description=rejects_asks(table),
     )
 
 
@@ -91,7 +94,7 @@ def rejects_result(table: Table, share: RejectsShare) -> dg.AssetCheckResult:
             f"`mesh rejects replay {table}` loads them again"
         )
     return dg.AssetCheckResult(
-        check_name=REJECTS_CHECK,
+        check_name=REJECTS,
         asset_key=dg.AssetKey(list(table.asset_key)),
         passed=not share.rejected,
         severity=dg.AssetCheckSeverity.WARN,

@@ -9,15 +9,16 @@ from typing import Any
 import dagster as dg
 from dagster_shared.record import replace
 
+from dagster_project.catalog.links import dataset_link
+from dagster_project.catalog.metadata import assets
 from dagster_project.components.partitions import tables_of_a_day
 from dagster_project.domain import domain_folder, duration, read_domain
-from dagster_project.identity import Table
 from dagster_project.ingestion.feed import read_feeds
 from dagster_project.orchestration.alerts import alert_sensor
 from dagster_project.orchestration.conditions import automation
 from dagster_project.orchestration.execution import forking_executor
 from dagster_project.orchestration.landing import landing_sensor
-from dagster_project.settings import PACKAGE, PROJECT
+from dagster_project.settings import PACKAGE, PROJECT, get_settings
 
 
 def job_name(domain: str) -> str:
@@ -69,23 +70,32 @@ def _landing_sensors(domain: str) -> list[dg.SensorDefinition]:
 def _promised(domain: str) -> list[dg.AssetKey]:
     """The tables of the domain's data products."""
     return [
-        dg.AssetKey(list(Table(domain, table).asset_key))
+        dg.AssetKey(list(table.asset_key))
         for product in read_domain(domain).data_products
-        for table in product.tables
+        for table in product.promised(domain)
     ]
 
 
 def owned_by(name: str, definitions: dg.Definitions) -> dg.Definitions:
     """The definitions with owner, group and source code on every asset of the domain.
 
-    The tables of its data products have its freshness, too.
+    The tables of its data products have its freshness, too. What a file declares has a link to its
+    page in DataHub, where there is one.
     """
     domain = read_domain(name)
     fresh = dg.FreshnessPolicy.time_window(fail_window=duration(domain.freshness))
     promised = set(_promised(name))
 
+    datahub = get_settings().datahub_url
+    datasets = assets(get_settings()).datasets if datahub else {}
+
     def own(spec: dg.AssetSpec) -> dg.AssetSpec:
+        urn = datasets.get(tuple(spec.key.path))
+        link = (
+            {"DataHub": dg.MetadataValue.url(dataset_link(datahub, urn))} if datahub and urn else {}
+        )
         return spec.replace_attributes(
+            metadata={**spec.metadata, **link},
             owners=spec.owners or [domain.owner],
             group_name=name,
             kinds=spec.kinds or {"python"},

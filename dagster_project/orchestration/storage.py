@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Self
 
+import sqlalchemy as sa
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import (
@@ -19,6 +20,14 @@ from dagster_postgres.utils import (
     pg_url_from_config,
 )
 
+from dagster_project.failures import CatalogError
+
+_IS_DELIVERED = sa.text("SELECT to_regclass('mesh.catalog_destinations') IS NOT NULL")
+_UNTOLD = sa.text(
+    "SELECT destination FROM (SELECT destination, event_id FROM mesh.catalog_destinations "
+    "ORDER BY told_at DESC NULLS LAST LIMIT 1) last "
+    "WHERE event_id < (SELECT max(id) FROM event_logs WHERE run_id = :run_id)"
+)
 #: Connections that a process opens at most when several of its threads write at once.
 AT_ONCE = 20
 
@@ -46,6 +55,29 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         self._run_storage._engine = engine
         self._event_log_storage._engine = engine
         self._schedule_storage._engine = engine
+        delete_run = self._run_storage.delete_run
+
+        def delete_told_run(run_id: str) -> None:
+            self._refuse_untold(run_id)
+            delete_run(run_id)
+
+        # The events of a run go with it.
+        self._run_storage.delete_run = delete_told_run  # type: ignore[method-assign]
+
+    def _refuse_untold(self, run_id: str) -> None:
+        """Raise CatalogError for a run of which the catalog is still to be told.
+
+        That is the destination that was told last; if nobody delivers, nothing is refused.
+        """
+        with self._event_log_storage.index_connection() as connection:
+            if not connection.execute(_IS_DELIVERED).scalar():
+                return
+            waiting = connection.execute(_UNTOLD, {"run_id": run_id}).scalar()
+        if waiting:
+            raise CatalogError(
+                f"the run {run_id} has events that {waiting} was not told of: have them delivered "
+                "(`mesh catalog deliver`), then delete it"
+            )
 
     @classmethod
     def from_config_value(

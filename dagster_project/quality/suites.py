@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, Validat
 from dagster_project.declarations import Declared, Location, explain, line_of
 from dagster_project.failures import DeclarationError
 from dagster_project.identity import Table
+from dagster_project.quality.own_checks import COLUMNS, DECLARATION, DRIFT, REJECTS
 from dagster_project.settings import EXPECTATIONS
 from dagster_project.warehouse.ledger import digest
 
@@ -50,7 +51,7 @@ def _must() -> Any:
 
 
 #: Checks that the platform itself makes of a table.
-_RESERVED = ("drift", "matches_declaration", "rejects")
+_RESERVED = (DRIFT, DECLARATION, REJECTS, COLUMNS)
 
 
 def _check_name(text: str) -> str:

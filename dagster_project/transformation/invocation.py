@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_project.failures import TransformationError, TransientTransformationError
 from dagster_project.parent import end_with_parent
 from dagster_project.settings import DBT_PROJECT_DIR, get_settings
+from dagster_project.transformation.artifacts import RUN_RESULTS
 from dagster_project.transformation.project import dbt_environment
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def _build(
         }
     )
     os.chdir(DBT_PROJECT_DIR)
+    from dbt.artifacts.schemas.run import RunExecutionResult
     from dbt.cli.main import dbtRunner
     from dbt_common.events.functions import env_scrubber, msg_to_json
 
@@ -152,13 +154,15 @@ def _build(
     if manifest and _database(manifest) != os.environ["DBT_MESH_DATABASE"]:
         manifest = None  # dbt reads the project anew
     done = dbtRunner(manifest=manifest, callbacks=[hear]).invoke(
-        # It looks for the relations of the models that it builds, not of all, and leaves no
-        # artifacts that nobody reads.
+        # It looks for the relations of the models that it builds, not of all, and does not write
+        # the manifest anew.
         [
             *("--cache-selected-only", "--no-write-json", "build"),
             *("--indirect-selection", "empty", "--select", " ".join(names)),
         ]
     )
+    if isinstance(done.result, RunExecutionResult):
+        done.result.write(str(target / RUN_RESULTS))
     sys.exit(0 if done.success else 1)
 
 

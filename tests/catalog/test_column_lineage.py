@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dagster_project.catalog import kept_lineage as kept_module
 from dagster_project.catalog.column_lineage import column_lineage
+from dagster_project.catalog.kept_lineage import kept_lineage, read_lineage
 from dagster_project.identity import Table
+from dagster_project.settings import get_settings
 
 USERS, ORDERS = Table("shop_raw", "users"), Table("shop_raw", "orders")
 
@@ -110,3 +114,42 @@ def test_sql_that_is_not_understood_costs_its_own_model_alone() -> None:
     assert found == {"model.mesh.one": {"id": frozenset({(USERS, "id")})}}
     (fault,) = said
     assert "no column lineage of model.mesh.broken" in fault
+    assert fault.isprintable()
+
+
+def test_it_is_read_once_a_version_of_the_project(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = get_settings().model_copy(update={"home": tmp_path})
+    settings.dbt_target.mkdir()
+    sql = {"model.mesh.one": "select name as a, 1 as b from shop_raw.users", "model.mesh.two": "("}
+    two = {"model.mesh.two": node("model", Table("shop", "two"), "a")}
+    manifest = {**MANIFEST, "nodes": {**MANIFEST["nodes"], **two}}
+    assert kept_lineage(settings) == {}
+    said: list[str] = []
+    first = read_lineage(settings, manifest, sql, said.append)
+    assert first == {"model.mesh.one": {"a": frozenset({(USERS, "name")}), "b": frozenset()}}
+    assert kept_lineage(settings) == {Table("shop", "one"): first["model.mesh.one"]}
+    # What it has read it does not read again; what it did not understand it says again.
+    assert read_lineage(settings, manifest, {}, said.append) == first
+    assert len(said) == 2
+    monkeypatch.setattr(kept_module, "project_digest", lambda: "another")
+    assert kept_lineage(settings) == {}
+    assert read_lineage(settings, manifest, {}, said.append) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"digest": ', b"[]", b'{"digest": "of now"}'])
+def test_what_is_kept_and_cannot_be_read_is_read_anew_and_fails_no_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    monkeypatch.setattr(kept_module, "project_digest", lambda: "of now")
+    settings = get_settings().model_copy(update={"home": tmp_path})
+    settings.dbt_target.mkdir()
+    kept = settings.dbt_target / "column_lineage.json"
+    kept.write_bytes(content)
+    assert kept_lineage(settings) == {}
+    sql = {"model.mesh.one": "select name as a from shop_raw.users"}
+    made_of = {"a": frozenset({(USERS, "name")})}
+    assert read_lineage(settings, MANIFEST, sql, print) == {"model.mesh.one": made_of}
+    assert [path.name for path in settings.dbt_target.iterdir()] == [kept.name]
+    assert kept_lineage(settings) == {Table("shop", "one"): made_of}

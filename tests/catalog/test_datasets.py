@@ -152,3 +152,18 @@ def test_what_reads_an_ephemeral_model_reads_what_that_reads() -> None:
     ]
     assert found[2].upstreams == (found[1].urn,)
     assert found[3].upstreams == (found[2].urn,)
+
+
+def test_of_columns_that_are_unique_each_the_first_is_the_key_whatever_dbt_s_order() -> None:
+    node = model("one", "table")
+    node["columns"] = {name: {**node["columns"]["id"], "name": name} for name in ("a", "b", "c")}
+
+    def keys(**said: Any) -> list[Any]:
+        manifest = {"nodes": {"model.mesh.one": {**node, **said}}, "sources": {}}
+        found = model_datasets(URNS, "shop", domain(), Models(manifest, {}, {}))
+        return [dataset.primary_key for dataset in found]
+
+    assert keys(primary_key=["c", "b"]) == keys(primary_key=["b", "c"]) == [("b",)] * 2
+    constraint = {"type": "primary_key", "columns": ["c", "a"]}
+    assert keys(primary_key=["c", "a"], constraints=[constraint]) == [("c", "a")] * 2
+    assert keys(primary_key=[]) == keys() == [()] * 2

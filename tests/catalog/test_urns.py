@@ -80,6 +80,16 @@ def test_a_code_location_is_a_flow_and_what_makes_an_asset_is_a_job_of_it() -> N
     )
 
 
+def test_a_run_is_one_of_its_environment_and_what_it_did_of_an_asset_is_another() -> None:
+    assert SHARED.run("4be6d5a2") == mce_builder.make_data_process_instance_urn("PROD.4be6d5a2")
+    assert SHARED.run("4be6d5a2", PLANES.asset_key) == mce_builder.make_data_process_instance_urn(
+        "PROD.4be6d5a2.fleet/dim_planes"
+    )
+    assert SHARED.run("4be6d5a2") != LOCAL.run("4be6d5a2")
+    odd = SHARED.run("4be6d5a2", ("sales (old), kept", "größe"))
+    assert Urn.from_string(odd).urn() == odd
+
+
 def test_every_name_is_a_urn_whatever_a_database_is_called() -> None:
     odd = Urns("PROD", "sales (old), kept", "s3://lake")
     for urn in (odd.table(PLANES), odd.model(PLANES), odd.objects(REGISTER)):

@@ -136,6 +136,13 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, command: tuple[s
     assert "Traceback" not in ended.err
 
 
+def test_settings_show_nothing_of_a_secret_that_is_no_database(fresh: Platform):
+    secrets = {"MESH_DATAHUB_TOKEN": "s3cret-word", "MESH_ALERTS_WEBHOOK": "http://h/s3cret-word"}
+    ended = fresh.mesh("settings", **secrets)
+    assert ended.code == 0
+    assert "s3cret" not in ended.out + ended.err
+
+
 def test_settings_show_where_a_secret_points_and_not_what_it_is(fresh: Platform):
     url = f"postgresql://me:{PASSWORD}@db.example:5433/mesh"
     ended = fresh.mesh("settings", MESH_WAREHOUSE_URL=url)

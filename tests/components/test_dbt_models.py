@@ -12,14 +12,16 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dagster_project.components import dbt_inputs, dbt_models, dbt_tests, soundness
+from dagster_project.components import column_lineage, dbt_inputs, dbt_models, dbt_tests, soundness
 from dagster_project.identity import Table
+from dagster_project.lake.store import Lake
 from dagster_project.locations.location import domain_definitions
 from dagster_project.quality.blocking import Why, blocks
 from dagster_project.settings import get_settings
 from dagster_project.transformation.versions import read_built
 
 STEPS = [f"transform_fleet_{table}" for table in ("airlines", "airports", "planes")]
+MARTS = {"dim_airlines", "dim_airports", "dim_planes"}
 RAW = """
 CREATE SCHEMA fleet_raw;
 CREATE TABLE fleet_raw.planes (_airbyte_raw_id text, _airbyte_extracted_at timestamptz,
@@ -98,6 +100,18 @@ def failed(result: dg.ExecuteInProcessResult) -> set[str]:
     return {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
 
 
+def artifacts(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, str]]:
+    """By key in the lake, how the nodes fared that dbt built or tested in the run."""
+    lake = Lake(get_settings().lake)
+    found = {}
+    for item in lake.list(f"_dbt/{result.run_id}"):
+        said = lake.read_json(item.key)
+        known = lake.read_json(said["metadata"]["env"]["manifest"])["nodes"]
+        found[item.key] = {each["unique_id"]: each["status"] for each in said["results"]}
+        assert set(found[item.key]) <= set(known)
+    return found
+
+
 def test_only_what_changed_is_built(raw: str, instance: dg.DagsterInstance) -> None:
     builds = get_settings().dbt_target / "runs"
     before = set(builds.glob("*"))
@@ -107,9 +121,15 @@ def test_only_what_changed_is_built(raw: str, instance: dg.DagsterInstance) -> N
     checks = len(first.get_asset_check_evaluations())
     assert checks > 10
 
+    results = artifacts(first)
+    assert {Path(key).parts[2].rpartition("-")[0] for key in results} == set(STEPS)
+    of_models = {node for said in results.values() for node in said if ".dim_" in node}
+    assert {node.rpartition(".")[2] for node in of_models if node.startswith("model.")} == MARTS
+
     second = build(instance)
     assert second.success
     assert built(second) == set()
+    assert artifacts(second) == {}, "dbt was not run"
     assert len(second.get_asset_check_evaluations()) == checks, "the verdicts stand"
 
     with psycopg.connect(raw) as connection:
@@ -123,6 +143,22 @@ def test_only_what_changed_is_built(raw: str, instance: dg.DagsterInstance) -> N
     assert [path for path in files if password.encode() in path.read_bytes()] == []
 
 
+def test_what_the_columns_are_made_of_is_shown_once_it_is_known(
+    raw: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dim, read = Table("fleet", "dim_airlines"), Table("fleet_staging", "stg_fleet__airlines")
+    known = {dim: {"airline_name": frozenset({(read, "airline_name")})}}
+    monkeypatch.setattr(column_lineage, "kept_lineage", lambda settings: known)
+    built = {
+        event.asset_key.path[-1]: event.materialization.metadata
+        for event in build(instance).get_asset_materialization_events()
+    }
+    lineage = built["dim_airlines"]["dagster/column_lineage"].value
+    (origin,) = lineage.deps_by_column["airline_name"]
+    assert (origin.asset_key.path, origin.column_name) == ([*read.asset_key], "airline_name")
+    assert "dagster/column_lineage" not in built["dim_planes"]
+
+
 def test_a_failed_test_is_looked_at_again(raw: str, instance: dg.DagsterInstance) -> None:
     builds = get_settings().dbt_target / "runs"
     before = set(builds.glob("*"))
@@ -132,6 +168,7 @@ def test_a_failed_test_is_looked_at_again(raw: str, instance: dg.DagsterInstance
     assert not first.success
     broken = failed(first)
     assert broken
+    assert "fail" in {how for said in artifacts(first).values() for how in said.values()}
     (left,) = set(builds.glob("*")) - before
     assert list(left.rglob("dbt.log"))
     long_ago = time.time() - 15 * 24 * 3600

@@ -1,4 +1,4 @@
-"""Which models are built in one step, and which tests nobody would run."""
+"""Which models are built in one step, and which tests are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dagster_project.settings import Settings
 from dagster_project.transformation import project
 from dagster_project.transformation.groups import left_out, model_groups
 from dagster_project.transformation.project import ensure_manifest
-from dagster_project.transformation.tested import refuse_tests_of_no_model
+from dagster_project.transformation.tested import refuse_tests
 
 PROFILES = """\
 mesh:
@@ -30,7 +30,17 @@ sources:
       - {name: orders, columns: [{name: id, data_tests: [not_null]}]}
       - {name: people}
 models:
-  - {name: facts, columns: [{name: id, data_tests: [unique]}]}
+  - name: facts
+    columns:
+      - name: id
+        data_tests:
+          - unique
+          - accepted_values: {arguments: {values: ['a b', 3], quote: false}}
+          - accepted_values: {name: ids_of_facts, arguments: {values: [1, 2]}}
+  - name: by_member
+    columns:
+      - name: id
+        data_tests: [{relationships: {arguments: {to: ref('facts'), field: id}}}]
 """
 #: Parents first.
 MODELS = ("orders", "facts", "by_day", "members", "by_member")
@@ -74,7 +84,8 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def manifest(parsed: bytes) -> dict[str, Any]:
     """The manifest without the tests that are to be refused."""
     found: dict[str, Any] = orjson.loads(parsed)
-    keep(found, "unique_facts_id", "said", "of_one")
+    relationship = "relationships_by_member_id__id__ref_facts_"
+    keep(found, "unique_facts_id", relationship, "ids_of_facts", "said", "of_one")
     return found
 
 
@@ -169,17 +180,23 @@ def test_what_reads_what_is_left_out_by_way_of_a_view_is_left_out_too(
         ("of_another", r"tests/of_another.sql.*a check of members, which it does not read"),
         ("of_nothing", r"tests/of_nothing.sql.*reads no model"),
         ("source_not_null_shop_raw_orders_id", r"models/sources.yml.*of a source, .*orders"),
+        (
+            "accepted_values_facts_id__False__a_b__3",
+            r"sources.yml: the accepted_values test of facts.id .*`name: accepted_values_facts_id`",
+        ),
     ],
 )
-def test_a_test_that_nobody_would_run_is_refused(parsed: bytes, test: str, said: str) -> None:
+def test_a_test_that_nobody_would_run_or_that_has_no_lasting_name_is_refused(
+    parsed: bytes, test: str, said: str
+) -> None:
     manifest = orjson.loads(parsed)
     keep(manifest, "unique_facts_id", "said", "of_one", test)
     with pytest.raises(DeclarationError, match=said):
-        refuse_tests_of_no_model(manifest, "shop")
+        refuse_tests(manifest, "shop")
 
 
 def test_tests_of_one_model_and_of_a_named_one_are_taken(manifest: dict[str, Any]) -> None:
-    refuse_tests_of_no_model(manifest, "shop")
+    refuse_tests(manifest, "shop")
     # Another domain's are its own business.
     keep(manifest, "nothing_lost")
-    refuse_tests_of_no_model(manifest, "bank")
+    refuse_tests(manifest, "bank")
