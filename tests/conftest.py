@@ -110,25 +110,34 @@ def fresh_settings() -> Iterator[None]:
     get_settings.cache_clear()
 
 
-# The longest come first, so that no processor waits for another's last file.
-FIRST = ("e2e", "components")
+def together(nodeid: str) -> str:
+    """Tests of the same are run by the same process, one after the other: those of a file, or of
+    a platform that they share; of `e2e` those of the UI, and the others.
+    """
+    file = nodeid.partition("::")[0]
+    if "/e2e/" not in file:
+        return file
+    return "e2e ui" if "/test_ui" in file else "e2e"
+
+
+def turn(item: pytest.Item) -> int:
+    """The longest first, so that no processor waits for another's last file; those of the UI once
+    the others of `e2e` have made the home that they begin with.
+    """
+    group = together(item.nodeid)
+    first = {"e2e": 0, "e2e ui": 2}
+    return first.get(group, 1 if "/components/" in group else 3)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first."""
-    items.sort(key=lambda item: [item.path.parent.name != name for name in FIRST])
+    items.sort(key=turn)
 
 
 class Together(LoadScopeScheduling):
-    """Of tests that run side by side a file stays together, and those that share a platform: of
-    `e2e` those of the UI, and the others.
-    """
+    """Of tests that run side by side those stay together that have to."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        if "/e2e/" not in file:
-            return file
-        return "e2e ui" if "/test_ui" in file else "e2e"
+        return together(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:

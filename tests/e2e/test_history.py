@@ -63,6 +63,23 @@ def test_each_day_is_recorded_with_its_own_rows(platform: Platform, first_run: E
     assert recorded == dict(actual)
 
 
+def test_what_raw_columns_are_made_of_is_recorded_with_the_last_day(
+    platform: Platform, first_run: Ended
+):
+    told: dict[str, list[str]] = {}
+    for event in platform.events("ASSET_MATERIALIZATION"):
+        found = event["event_specific_data"]["materialization"]
+        entries = {entry["label"]: entry["entry_data"] for entry in found["metadata_entries"]}
+        if lineage := entries.get("dagster/column_lineage"):
+            table = ".".join(found["asset_key"]["path"])
+            columns = lineage["column_lineage"]["deps_by_column"]
+            told[table] = [found["partition"], *sorted(columns)]
+    assert told["fleet_raw.airlines"] == [None, "carrier", "name"]
+    day, *columns = told["flights_raw.flights"]
+    assert day == "2013-12-31"
+    assert "tailnum" in columns
+
+
 def test_every_materialisation_says_how_many_rows(platform: Platform, first_run: Ended):
     without = set()
     for event in platform.events("ASSET_MATERIALIZATION"):

@@ -5,6 +5,7 @@ The tests follow on each other, in their order, in a home of their own; the conn
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -97,3 +98,24 @@ def test_the_next_run_mends_it_all(home: Platform):
     )
     assert (stations, readings) == (3, 26_115)
     home.wait_until_quiet(10)
+
+
+def test_the_catalog_knows_how_each_of_them_ended(home: Platform):
+    delivered = home.mesh("catalog", "deliver")
+    assert delivered.code == 0, delivered.err
+    told = {
+        run: ["SKIPPED" if how == "CANCELED" else how]
+        for run, (_, how) in home.runs().items()
+        if how in ("SUCCESS", "FAILURE", "CANCELED")
+    }
+    assert {"SUCCESS", "FAILURE"} <= {how for (how,) in told.values()}
+    ends: dict[str, list[str]] = {}
+    for path in sorted((home.home / "catalog" / "local" / "events").glob("*.json")):
+        for record in json.loads(path.read_text()):
+            run = record["entityUrn"].removeprefix("urn:li:dataProcessInstance:DEV.")
+            said = record["aspect"]["json"]
+            if run in told and record["aspectName"] == "dataProcessInstanceRunEvent":
+                ends.setdefault(run, []).extend(
+                    [said["result"]["type"]] if "result" in said else []
+                )
+    assert ends == told

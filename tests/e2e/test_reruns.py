@@ -395,6 +395,9 @@ def test_what_did_not_fail_is_not_retried(platform: Platform, retried: Retried):
     assert refused.err == (
         f"mesh: the run {succeeded} did not fail (it is in state: success): nothing to retry\n"
     )
+    made_good = platform.mesh("retry", retried.failed["fleet"][:8])
+    assert made_good.code == 1
+    assert "failed to do has been done since, by other runs" in made_good.err
     unknown = platform.mesh("retry", "none")
     assert unknown.code == 1
     assert "no run's id begins with 'none'" in unknown.err

@@ -5,6 +5,7 @@ The tests follow on each other, in their order.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ BACKFILL = """mutation ($assets: [AssetKeyInput!], $days: [String!]) { launchPar
     backfillParams: {assetSelection: $assets, partitionNames: $days}) {
         __typename ... on PythonError { message } } }"""
 BEFORE, DAY = "2013-03-05", "2013-03-06"
+#: How a run is called in DataHub, before its id.
+INSTANCE = "urn:li:dataProcessInstance:DEV."
 #: What the file of a day goes through, in this order.
 STEPS = [
     "load_flights_raw_flights",
@@ -127,9 +130,9 @@ def unknown(ui: Ui, known: set[str]) -> list[dict[str, Any]]:
     return [run for run in ui.runs() if run["runId"] not in known]
 
 
-def new(ui: Ui, known: set[str], after: float = 9) -> list[dict[str, Any]]:
+def new(ui: Ui, known: set[str]) -> list[dict[str, Any]]:
     """The runs that came, the first one first; they are known from then on."""
-    came = [run for run in reversed(ui.quiet(after=after)) if run["runId"] not in known]
+    came = [run for run in reversed(ui.quiet()) if run["runId"] not in known]
     known.update(run["runId"] for run in came)
     return came
 
@@ -158,7 +161,7 @@ def test_what_comes_again_or_is_reported_starts_nothing_else_if_nothing_is_new(
     (example,) = python()
     exec(example.replace(":3000/", f":{ui.port}/"), {})
     until(lambda: any(selected(run) == {"planes"} for run in unknown(ui, known)))
-    came = new(ui, known, after=15)
+    came = new(ui, known)
     assert {run["status"] for run in came} == {"SUCCESS"}
     shown = [(run["jobName"], selected(run), days_of(run)) for run in came]
     assert len(came) == 2, shown
@@ -218,7 +221,7 @@ def test_a_backfill_is_one_run_that_repeats_nothing(ui: Ui, known: set[str]) -> 
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     # The daemon looks for backfills now and then.
     until(lambda: unknown(ui, known))
-    (run,) = new(ui, known, after=15)
+    (run,) = new(ui, known)
     assert (run["status"], days_of(run)) == ("SUCCESS", (days[0], days[-1]))
     assert [step for step in steps(run) if step in STEPS] == [
         step for step in STEPS if not step.startswith("transform_")
@@ -238,7 +241,7 @@ def test_a_code_server_that_is_killed_comes_back_and_misses_nothing(
     until(lambda: unknown(ui, known))
     assert days_of(unknown(ui, known)[-1]) == (BEFORE, BEFORE)
     # The sensors of a location that was loaded anew begin anew.
-    came = new(ui, known, after=15)
+    came = new(ui, known)
     assert [(run["status"], days_of(run), selected(run)) for run in came] == [
         ("SUCCESS", (BEFORE, BEFORE), selected(came[0])),
         ("SUCCESS", (None, None), MARTS),
@@ -257,12 +260,33 @@ def test_a_daemon_and_a_webserver_that_are_killed_come_back_and_miss_nothing(
     until(lambda: [entry["loadStatus"] for entry in ui.locations()] == ["LOADED"] * 4)
     assert ui.process.poll() is None
     until(lambda: unknown(ui, known))
-    came = new(ui, known, after=15)
+    came = new(ui, known)
     assert [(run["status"], days_of(run), selected(run)) for run in came] == [
         ("SUCCESS", (BEFORE, BEFORE), selected(came[0])),
         ("SUCCESS", (None, None), MARTS),
     ]
     assert flights(ui.platform, BEFORE) == (raw - 1, mart - 1)
+
+
+def ends_told(platform: Platform) -> dict[str, str]:
+    """How runs ended, by what was delivered to files."""
+    ends = {}
+    for path in sorted((platform.home / "catalog" / "local" / "events").glob("*.json")):
+        for record in json.loads(path.read_text()):
+            said, urn = record["aspect"]["json"], record["entityUrn"].removeprefix(INSTANCE)
+            if record["aspectName"] == "dataProcessInstanceRunEvent" and said.get("result"):
+                ends[urn] = said["result"]["type"]
+    return ends
+
+
+def test_the_catalog_is_told_of_all_of_it_whoever_is_killed(ui: Ui) -> None:
+    names = [each for each in ui.processes() if "cli.delivering" in " ".join(each.cmdline())]
+    (follower,) = names
+    follower.kill()
+    ends = {"SUCCESS": "SUCCESS", "FAILURE": "FAILURE", "CANCELED": "SKIPPED"}
+    runs = {run: ends[how] for run, (_, how) in ui.platform.runs().items() if how in ends}
+    assert len(runs) > 5
+    until(lambda: runs.items() <= ends_told(ui.platform).items())
 
 
 def told(webhook: Webhook, *parts: str) -> None:

@@ -27,6 +27,9 @@ LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
 RUNS = """{ runsOrError { ... on Runs { results {
     runId jobName status parentRunId tags { key value } assetSelection { path }
     stepStats { stepKey startTime } repositoryOrigin { repositoryLocationName } } } } }"""
+TICKS = """query ($since: Float!) { workspaceOrError { ... on Workspace { locationEntries {
+    locationOrLoadError { ... on RepositoryLocation { repositories { sensors {
+        name sensorState { ticks(afterTimestamp: $since) { status } } } } } } } } } }"""
 AGAIN = """mutation ($parent: String!) { launchRunReexecution(
     reexecutionParams: {parentRunId: $parent, strategy: ALL_STEPS}) {
         __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
@@ -63,18 +66,35 @@ class Ui:
     def runs(self) -> list[dict[str, Any]]:
         return self.ask(RUNS)["runsOrError"]["results"]
 
-    def quiet(self, seconds: float = 180, after: float = 9) -> list[dict[str, Any]]:
-        """The runs, once all are over and for so many seconds none was added."""
+    def at_rest(self, since: float) -> bool:
+        """Whether the sensors of all four locations looked twice since then and found nothing."""
+        entries = self.ask(TICKS, since=since)["workspaceOrError"]["locationEntries"]
+        loaded = [entry["locationOrLoadError"].get("repositories") for entry in entries]
+        looks = [
+            [
+                tick["status"]
+                for tick in sensor["sensorState"]["ticks"]
+                if tick["status"] != "STARTED"
+            ]
+            for repositories in loaded
+            for repository in repositories or ()
+            for sensor in repository["sensors"]
+            if not sensor["name"].endswith("_alerts")
+        ]
+        return all(loaded) and all(last[:2] == ["SKIPPED"] * 2 for last in looks)
+
+    def quiet(self, seconds: float = 180) -> list[dict[str, Any]]:
+        """The runs, once all are over and no sensor asks for another."""
         limit = time.monotonic() + seconds
-        since, before = time.monotonic(), -1
+        since, before = time.time(), -1
         while True:
             runs = self.runs()
             if len(runs) != before or any(run["status"] not in OVER for run in runs):
-                since, before = time.monotonic(), len(runs)
-            if time.monotonic() - since > after:
+                since, before = time.time(), len(runs)
+            elif self.at_rest(since):
                 return runs
             assert time.monotonic() < limit, [(run["jobName"], run["status"]) for run in runs]
-            time.sleep(0.5)
+            time.sleep(1)
 
     def launch(self, job: str) -> str:
         """Execute a run of the job again, all of it; the new run."""
