@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-NAMES = ("loading", "warehouse", "sync", "quality", "pipeline", "landing", "events")
+NAMES = ("loading", "warehouse", "sync", "quality", "pipeline", "landing", "catalog", "events")
 
 
 def main() -> int:
