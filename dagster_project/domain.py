@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from dagster_project.declarations import Declared, line_of, parse, read
 from dagster_project.failures import DeclarationError
-from dagster_project.identity import Table
+from dagster_project.identity import Table, slug
 from dagster_project.settings import DEFS
 
 _DURATION = re.compile(r"(\d+)([smhd])")
@@ -40,6 +40,22 @@ def _table(text: str) -> str:
     return text
 
 
+def _product_name(text: str) -> str:
+    if not slug(text):
+        raise ValueError("must have a letter or a digit in it")
+    return text
+
+
+def _products(products: list[DataProduct]) -> list[DataProduct]:
+    """Products are told apart by what is left of their names in identifiers."""
+    names: dict[str, str] = {}
+    for product in products:
+        if other := names.get(slug(product.name)):
+            raise ValueError(f"{other!r} and {product.name!r} are too much alike: one has to go")
+        names[slug(product.name)] = product.name
+    return products
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 Owner = Annotated[str, AfterValidator(_owner)]
 TableName = Annotated[str, AfterValidator(_table)]
@@ -55,7 +71,7 @@ def duration(text: str) -> timedelta:
 class DataProduct(Declared):
     """A set of tables that the domain promises to others."""
 
-    name: str = Field(min_length=1, description="What people call it.")
+    name: Annotated[str, AfterValidator(_product_name)] = Field(description="What people call it.")
     description: str = Field(min_length=1, description="What it is good for, in business terms.")
     tables: list[TableName] = Field(min_length=1, description="Its marts.")
 
@@ -71,7 +87,9 @@ class Domain(Declared):
         description="Who answers for the domain: an e-mail address or team:<name>."
     )
     purpose: str = Field(min_length=1, description="Why the domain is there, in a sentence or two.")
-    data_products: list[DataProduct] = Field(description="What it offers to others.")
+    data_products: Annotated[list[DataProduct], AfterValidator(_products)] = Field(
+        description="What it offers to others."
+    )
     freshness: Duration = Field(description="How old its data products may become, such as 36h.")
     personal_data: Mapping[TableName, list[str]] = Field(
         default_factory=dict,

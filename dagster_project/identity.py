@@ -211,9 +211,11 @@ class Urns:
         part = "" if asset_key is None else f".{'/'.join(asset_key)}"
         return f"urn:li:dataProcessInstance:{_encoded(f'{self.fabric}.{run_id}{part}')}"
 
-    def check(self, table: Table, name: str) -> str:
-        """A check of a table, whatever its thresholds are."""
-        return f"urn:li:assertion:{_encoded(f'{self.fabric}.{table}.{name}')}"
+    def check(self, asset_key: tuple[str, ...], name: str) -> str:
+        """A check of an asset, whatever its thresholds are."""
+        # A table as people write it; of other keys, no two are written alike.
+        of = ("." if len(asset_key) == 2 else "/").join(asset_key)
+        return f"urn:li:assertion:{_encoded(f'{self.fabric}.{of}.{name}')}"
 
     def contract(self, table: Table) -> str:
         """The contract of a table with those who use it."""
@@ -221,7 +223,7 @@ class Urns:
 
     def product(self, domain: str, name: str) -> str:
         """A data product by the name that its domain gives it."""
-        return f"urn:li:dataProduct:{_encoded(f'{domain}.{_slug(name)}')}"
+        return f"urn:li:dataProduct:{_encoded(f'{domain}.{slug(name)}')}"
 
     def domain(self, name: str) -> str:
         return f"urn:li:domain:{_encoded(name)}"
@@ -256,6 +258,6 @@ def _decoded(part: str) -> str:
     return part
 
 
-def _slug(name: str) -> str:
-    """The name in lower case, of letters, digits and `_`."""
+def slug(name: str) -> str:
+    """What a person calls something, in lower case, of letters, digits and `_`."""
     return re.sub(r"\W+", "_", name.casefold()).strip("_")

@@ -38,6 +38,11 @@ class Environment(StrEnum):
     STAGING = "staging"
     PRODUCTION = "production"
 
+    @property
+    def speaks_for_all(self) -> bool:
+        """Whether what it has is what there is of all that environments have together."""
+        return self is Environment.PRODUCTION
+
 
 def _postgresql(url: SecretStr) -> SecretStr:
     scheme, _, rest = url.get_secret_value().partition("://")

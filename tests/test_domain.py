@@ -53,6 +53,18 @@ def test_the_domains_of_the_checkout_are_whole() -> None:
         assert read_domain(name).data_products
 
 
+def test_products_whose_names_say_the_same_are_a_mistake(declare: Callable[..., Path]) -> None:
+    """They would be one in the catalog."""
+    other = "  - {name: 'letters!', description: Others., tables: [fct_others]}\n"
+    declare(WHOLE.replace("freshness", f"{other}freshness"))
+    assert "data_products: 'Letters' and 'letters!' are too much alike" in mistake()
+
+
+def test_a_product_has_a_name_that_can_be_read(declare: Callable[..., Path]) -> None:
+    declare(WHOLE.replace("- name: Letters", "- name: '?!'"))
+    assert "data_products.0.name: must have a letter or a digit" in mistake()
+
+
 def test_a_domain_is_a_folder_with_a_domain_file(declare: Callable[..., Path]) -> None:
     path = declare()
     (path.parent.parent / "notes").mkdir()

@@ -71,9 +71,9 @@ _JUDGED = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a check asks of a table."""
+    """What a check asks of an asset, most often of a table."""
 
-    table: Table
+    asset_key: tuple[str, ...]
     name: str
     description: str
     #: Who asks: great-expectations, dbt or dagster.
@@ -111,10 +111,13 @@ def assertion_proposals(
     """The assertions of these checks; `datasets` are the URNs of all of the domain."""
     for check in checks:
         # An asset in Python need not be a table of the warehouse.
-        for urn in (urns.table(check.table), urns.asset(check.table.asset_key)):
+        asserted = [urns.asset(check.asset_key)]
+        if len(check.asset_key) == 2:
+            asserted.append(urns.table(Table(*check.asset_key)))
+        for urn in asserted:
             if urn in datasets:
                 info = _custom(urns, urn, check, ui)
-                yield from _assertion(urns, check.table, check.name, info, check.platform)
+                yield from _assertion(urns, check.asset_key, check.name, info, check.platform)
 
 
 def promise_proposals(
@@ -124,8 +127,10 @@ def promise_proposals(
     for table in promised_tables(name, domain):
         if dataset := datasets.get(urns.table(table)):
             pages = check_link(ui, table.asset_key, COLUMNS), asset_link(ui, table.asset_key)
-            yield from _assertion(urns, table, COLUMNS, _columns(urns, dataset, pages[0]))
-            yield from _assertion(urns, table, FRESHNESS, _freshness(dataset.urn, domain, pages[1]))
+            yield from _assertion(urns, table.asset_key, COLUMNS, _columns(urns, dataset, pages[0]))
+            yield from _assertion(
+                urns, table.asset_key, FRESHNESS, _freshness(dataset.urn, domain, pages[1])
+            )
 
 
 def promised_tables(name: str, domain: Domain) -> list[Table]:
@@ -137,7 +142,7 @@ def _expectation(table: Table, expectation: Expectation, personal: Collection[st
     arguments = _shown(expectation.kwargs, personal)
     sql = arguments.pop("unexpected_rows_query", None)
     return Check(
-        table=table,
+        asset_key=table.asset_key,
         name=expectation.check,
         description=expectation.description,
         platform="great-expectations",
@@ -151,7 +156,7 @@ def _expectation(table: Table, expectation: Expectation, personal: Collection[st
 
 
 def _own(table: Table, name: str, asks: str) -> Check:
-    return Check(table, name, asks, "dagster", name, blocks=False, severity="warning")
+    return Check(table.asset_key, name, asks, "dagster", name, blocks=False, severity="warning")
 
 
 def _tests(name: str, manifest: Mapping[str, Any]) -> Iterator[Check]:
@@ -182,7 +187,7 @@ def _test(test: Mapping[str, Any], table: Table, personal: Collection[str]) -> C
     blocks = str(config["severity"]).lower() == "error"
     judged = {k: config[k] for k, usual in _JUDGED.items() if config.get(k) not in (None, usual)}
     return Check(
-        table=table,
+        asset_key=table.asset_key,
         name=test["name"],
         description=test["description"] or f"{asked}.",
         platform="dbt",
@@ -230,12 +235,12 @@ def _without_values(sql: str, personal: Collection[str]) -> str:
 
 
 def _assertion(
-    urns: Urns, table: Table, name: str, info: Any, platform: str = "dagster"
+    urns: Urns, asset_key: tuple[str, ...], name: str, info: Any, platform: str = "dagster"
 ) -> Iterator[Proposal]:
     from datahub.metadata.schema_classes import DataPlatformInstanceClass, StatusClass
 
     yield from upserts(
-        urns.check(table, name),
+        urns.check(asset_key, name),
         info,
         DataPlatformInstanceClass(platform=urns.platform(platform)),
         StatusClass(removed=False),
@@ -258,7 +263,7 @@ def _custom(urns: Urns, urn: str, check: Check, ui: str) -> Any:
         type=AssertionTypeClass.CUSTOM,
         description=check.description,
         customProperties={"severity": check.severity, "blocking": str(check.blocks).lower()},
-        externalUrl=check_link(ui, check.table.asset_key, check.name),
+        externalUrl=check_link(ui, check.asset_key, check.name),
         customAssertion=CustomAssertionInfoClass(
             type=_TYPES[check.platform],
             entity=urn,

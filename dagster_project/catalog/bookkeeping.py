@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from dagster_project.catalog.said_once import is_said_once
 from dagster_project.failures import BusyError, CatalogError, TransientCatalogError
 from dagster_project.warehouse.connection import CONNECT_TIMEOUT, masked, place
 
@@ -230,8 +231,14 @@ def read_dead_letters(url: str, destination: str) -> list[DeadLetter]:
 
 
 def to_keep(records: Collection[Record]) -> list[Record]:
-    """Those of the declarations that have to be taken back once they are gone."""
-    return [r for r in records if r["aspectName"] == "status" or r["changeType"] == "PATCH"]
+    """Those of the declarations that are taken back once they are gone, or told only once."""
+    return [
+        record
+        for record in records
+        if record["aspectName"] == "status"
+        or record["changeType"] == "PATCH"
+        or is_said_once(record)
+    ]
 
 
 def _dead_letters(connection: psycopg.Connection[Any], destination: str) -> list[DeadLetter]:

@@ -39,18 +39,24 @@ def contract_proposals(
     )
 
     blocking = [
-        (check.table, urns.check(check.table, check.name)) for check in checks if check.blocks
+        (check.asset_key, urns.check(check.asset_key, check.name))
+        for check in checks
+        if check.blocks
     ]
     for table in promised_tables(name, domain):
         if not (dataset := datasets.get(urns.table(table))):
             continue
-        asked = [DataQualityContractClass(assertion=urn) for of, urn in blocking if of == table]
+        asked = [
+            DataQualityContractClass(assertion=urn) for of, urn in blocking if of == table.asset_key
+        ]
         yield from upserts(
             urns.contract(table),
             DataContractPropertiesClass(
                 entity=dataset.urn,
-                schema=[SchemaContractClass(assertion=urns.check(table, COLUMNS))],
-                freshness=[FreshnessContractClass(assertion=urns.check(table, FRESHNESS))],
+                schema=[SchemaContractClass(assertion=urns.check(table.asset_key, COLUMNS))],
+                freshness=[
+                    FreshnessContractClass(assertion=urns.check(table.asset_key, FRESHNESS))
+                ],
                 dataQuality=asked or None,
             ),
             DataContractStatusClass(state=DataContractStateClass.ACTIVE),

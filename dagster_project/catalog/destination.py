@@ -27,6 +27,10 @@ class Destination(Protocol):
     def name(self) -> str:
         """What it is called in the books, for as long as it is the same one."""
 
+    @property
+    def is_edited(self) -> bool:
+        """Whether people change there what it was told."""
+
     def deliver(self, name: str, proposals: Sequence[Proposal]) -> dict[int, str]:
         """Have it take them all; those that it refuses are given by their place, with why.
 
@@ -41,6 +45,7 @@ class Files:
     """A file a delivery under MESH_HOME, which DataHub's `file` source reads."""
 
     name = "files"
+    is_edited = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -59,6 +64,8 @@ class Files:
 
 class Gms:
     """DataHub's server."""
+
+    is_edited = True
 
     def __init__(self, url: str, token: str | None) -> None:
         parts = urlsplit(url)

@@ -22,7 +22,7 @@ from dagster_project.catalog.aspects import upserts
 from dagster_project.catalog.events import AssetTold, Judged, RunTold, Told, Updated
 from dagster_project.catalog.links import check_link
 from dagster_project.catalog.runs import asset_run_proposals, known, millis, run_proposals
-from dagster_project.identity import Table, Urns
+from dagster_project.identity import Urns
 
 if TYPE_CHECKING:
     from datahub.metadata.schema_classes import PartitionSpecClass
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dagster_project.catalog.aspects import Proposal
 
 #: By the count of a load, what it did to the table's rows.
-_CHANGES = {"new": "INSERT", "changed": "UPDATE", "removed": "DELETE"}
+CHANGES = {"new": "INSERT", "changed": "UPDATE", "removed": "DELETE"}
 _SEVERE = {"critical", "error"}
 
 
@@ -54,8 +54,8 @@ def told_proposals(
     elif urn := dataset(told.asset_key):
         if isinstance(told, Updated):
             yield from _update(urn, told)
-        elif len(told.asset_key) == 2:
-            yield from _verdict(urns, Table(*told.asset_key), urn, told, ui)
+        else:
+            yield from _verdict(urns, urn, told, ui)
 
 
 def _update(urn: str, told: Updated) -> Iterator[Proposal]:
@@ -66,7 +66,7 @@ def _update(urn: str, told: Updated) -> Iterator[Proposal]:
         OperationTypeClass,
     )
 
-    changes = {kind: told.counts.get(count, 0) for count, kind in _CHANGES.items()}
+    changes = {kind: told.counts.get(count, 0) for count, kind in CHANGES.items()}
     happened = [kind for kind, rows in changes.items() if rows]
     # DataHub shows the last operation as the time when the data changed last.
     if not told.up_to_date and (happened or not told.counts):
@@ -94,7 +94,7 @@ def _update(urn: str, told: Updated) -> Iterator[Proposal]:
         yield from upserts(urn, profile)
 
 
-def _verdict(urns: Urns, table: Table, urn: str, told: Judged, ui: str) -> Iterator[Proposal]:
+def _verdict(urns: Urns, urn: str, told: Judged, ui: str) -> Iterator[Proposal]:
     from datahub.metadata.schema_classes import (
         AssertionResultClass,
         AssertionResultErrorClass,
@@ -118,7 +118,7 @@ def _verdict(urns: Urns, table: Table, urn: str, told: Judged, ui: str) -> Itera
         severity = severities.HIGH if is_severe else severities.LOW
     event = AssertionRunEventClass(
         timestampMillis=millis(told.at),
-        assertionUrn=urns.check(table, told.check),
+        assertionUrn=urns.check(told.asset_key, told.check),
         asserteeUrn=urn,
         runId=told.run_id or "",
         messageId=told.run_id,

@@ -173,11 +173,11 @@ def of_domain(
         yield from dataset_proposals(urns, dataset, urns.owner(domain.owner))
     yield from job_proposals(urns, name, domain, datasets, ui)
     checks = list(checks_of(name, read_suites(name), dbt.manifest))
-    declared = {(check.table, check.name) for check in checks}
+    declared = {(check.asset_key, check.name) for check in checks}
     checks += [
         check
         for check in in_python
-        if (check.table, check.name) not in declared and check.name != COLUMNS
+        if (check.asset_key, check.name) not in declared and check.name != COLUMNS
     ]
     yield from assertion_proposals(urns, checks, by_urn, ui)
     yield from promise_proposals(urns, domain, name, by_urn, ui)

@@ -57,7 +57,7 @@ def emit() -> None:
         say(f"{error}. What it told and is gone is not taken back")
         before = []
     now = [as_record(proposal) for proposal in static_metadata(settings, say, in_python)]
-    gone = list(withdrawn(before, now))
+    gone = list(withdrawn(before, now, settings.env.speaks_for_all))
     write(path, [*now, *gone])
     entities = {(record["entityType"], record["entityUrn"]) for record in now}
     count = Counter(kind for kind, _ in entities)

@@ -80,12 +80,10 @@ def _columns(node: AssetNode) -> Iterator[Column]:
 
 def _checks(graph: AssetGraph) -> Iterator[Check]:
     for key in sorted(graph.asset_check_keys):
-        if len(key.asset_key.path) != 2:
-            continue
         spec = graph.get_check_spec(key)
         severity = Severity.CRITICAL if spec.blocking else Severity.WARNING
         yield Check(
-            table=Table(*key.asset_key.path),
+            asset_key=tuple(key.asset_key.path),
             name=key.name,
             description=spec.description or f"The asset check {key.name}.",
             platform="dagster",

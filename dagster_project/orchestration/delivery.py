@@ -25,6 +25,7 @@ from dagster_project.catalog.metadata import (
     static_metadata,
     urns_of,
 )
+from dagster_project.catalog.said_once import is_said_once, place_of, unsaid
 from dagster_project.catalog.withdrawal import withdrawn
 from dagster_project.orchestration.event_log import Event, EventLog
 from dagster_project.orchestration.told import KINDS, Untellable, told
@@ -101,10 +102,15 @@ class Deliverer:
         now = [
             as_record(each) for each in static_metadata(self._settings, self._say, self._in_python)
         ]
-        records = [*now, *withdrawn(self._books.declarations(), now)]
+        before = self._books.declarations()
+        gone = list(withdrawn(before, now, self._settings.env.speaks_for_all))
+        records = [*(unsaid(before, now) if self._destination.is_edited else now), *gone]
         refusals = self._destination.deliver(DECLARATIONS, [as_proposal(r) for r in records])
         refused = [Refused(None, why, records[index]) for index, why in refusals.items()]
-        self._books.told_declarations(version, to_keep(records), refused)
+        # What was refused was not told.
+        unknown = {place_of(each.record) for each in refused if each.record}
+        kept = [r for r in now if not (is_said_once(r) and place_of(r) in unknown)]
+        self._books.told_declarations(version, to_keep([*kept, *gone]), refused)
         return Delivered(declarations=len(records), refused=len(refused))
 
     def catch_up(self) -> Iterator[Delivered]:

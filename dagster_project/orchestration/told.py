@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 
 from dagster_project.catalog.assertions import FRESHNESS
 from dagster_project.catalog.events import AssetTold, Judged, RunTold, Status, Told, Updated
+from dagster_project.catalog.history import CHANGES
 from dagster_project.domain import domain_names
 from dagster_project.identity import Table
 from dagster_project.orchestration.diagnosis import domain_of
@@ -62,7 +63,10 @@ def told(
     ids = sorted({event.entry.run_id for event in events if event.entry.run_id})
     known = instance.get_runs(dg.RunsFilter(run_ids=ids)) if ids else []
     runs = {run.run_id: run for run in known}
+    joined = _joined(events, runs)
     for event in events:
+        if event.id in joined:
+            continue
         try:
             found = list(_told(instance, log, event.entry, runs.get(event.entry.run_id)))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -70,6 +74,35 @@ def told(
             continue
         for each in found:
             yield event.id, each
+
+
+def _joined(events: Iterable[Event], runs: Mapping[str, dg.DagsterRun]) -> set[int]:
+    """The numbers of events of whose load another one of these events says the same.
+
+    A load of a year is one change of the table, and an event a day.
+    """
+    joined: set[int] = set()
+    kept: dict[tuple[str, dg.AssetKey], tuple[int, bool]] = {}
+    for event in events:
+        happened = event.entry.dagster_event
+        if happened is None or happened.event_type is not _Kind.ASSET_MATERIALIZATION:
+            continue
+        made = happened.step_materialization_data.materialization
+        run = runs.get(event.entry.run_id)
+        if run is None or made.partition is None:
+            continue
+        load = (run.run_id, made.asset_key)
+        # Partitions that are no days come in any order.
+        if other := kept.get(load):
+            joined.add(event.id if other[1] else other[0])
+        if not (other and other[1]):
+            kept[load] = event.id, _is_last(made, run)
+    return joined
+
+
+def _is_last(made: dg.AssetMaterialization, run: dg.DagsterRun | None) -> bool:
+    days = days_of(run) if run else None
+    return made.partition is None or days is None or made.partition == days[1]
 
 
 def _told(
@@ -172,11 +205,13 @@ def _updated(
     numbers = _numbers(made.metadata)
     days = days_of(run) if run else None
     # Every partition of a load says what the load did as a whole: so it is told with the last.
-    is_last = made.partition is None or days is None or made.partition == days[1]
+    is_last = _is_last(made, run)
     shape = made.metadata.get("dagster/column_schema")
     columns = shape.schema.columns if isinstance(shape, dg.TableSchemaMetadataValue) else None
     rows = numbers.get("dagster/row_count") if is_last else None
-    counts = {name: numbers[name] for name in _COUNTS if name in numbers} if is_last else {}
+    counts = {name: numbers[name] for name in _COUNTS if name in numbers}
+    if not is_last and any(counts.get(name) for name in CHANGES):
+        counts = {}
     if rows is not None and key[0] == "lake":
         # What a sync brought; nobody counts what the objects hold.
         counts, rows = {"new": rows}, None
@@ -185,7 +220,7 @@ def _updated(
         domain=domain,
         asset_key=key,
         at=entry.timestamp,
-        partition=made.partition,
+        partition=_range(days) if made.partition and days else made.partition,
         rows=rows,
         columns=len(columns) if columns is not None and is_last else None,
         counts=counts,

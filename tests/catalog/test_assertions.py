@@ -37,9 +37,9 @@ def test_they_are_those_that_dagster_has_and_the_freshness_of_what_is_promised(
     for name in domain_names():
         graph = domain_definitions(name).resolve_asset_graph()
         for key in graph.asset_check_keys:
-            checks.add(urns.check(Table(*key.asset_key.path), key.name))
+            checks.add(urns.check(tuple(key.asset_key.path), key.name))
         for product in read_domain(name).data_products:
-            fresh |= {urns.check(Table(name, t), "contract-freshness") for t in product.tables}
+            fresh |= {urns.check((name, t), "contract-freshness") for t in product.tables}
     assert len(checks) > 370
     assert assertions.keys() == checks | fresh
 
@@ -52,7 +52,7 @@ def test_each_says_what_it_asks_who_asks_and_where_it_is_seen(
         assert said["externalUrl"].startswith("http://127.0.0.1:3000/assets/"), urn
     flights = Table("flights", "fct_flights")
     name = "relationships_fct_flights_carrier_code__carrier_code__ref_dim_airlines_"
-    relation = assertions[urns.check(flights, name)]
+    relation = assertions[urns.check(flights.asset_key, name)]
     assert relation["customProperties"] == {"severity": "critical", "blocking": "true"}
     column = urns.column(urns.table(flights), "carrier_code")
     assert relation["customAssertion"] == {
@@ -71,7 +71,7 @@ def test_each_says_what_it_asks_who_asks_and_where_it_is_seen(
         },
     }
     # A test that is a file shows its SQL, and is of the model that it says.
-    of = urns.check(Table("commerce", "revenue_by_month"), "assert_revenue_reconciles")
+    of = urns.check(("commerce", "revenue_by_month"), "assert_revenue_reconciles")
     assert "select" in assertions[of]["customAssertion"]["logic"].lower()
 
 
@@ -98,11 +98,11 @@ def test_a_query_and_rows_that_a_test_leaves_out_are_told(
     assertions: Mapping[str, Any], urns: Urns
 ) -> None:
     airports = Table("flights", "on_time_by_airport")
-    query = assertions[urns.check(airports, "roles_agree")]["customAssertion"]
+    query = assertions[urns.check(airports.asset_key, "roles_agree")]["customAssertion"]
     assert query["logic"].startswith("select airport_role, sum(flights_scheduled)")
     assert query["nativeParameters"] == {}
     name = "sums_to_row_count_on_time_by_airport_flights_scheduled__ref_fct_flights_"
-    some = assertions[urns.check(airports, name)]
+    some = assertions[urns.check(airports.asset_key, name)]
     assert some["customAssertion"]["nativeParameters"]["where"] == "airport_role = 'origin'"
     assert some["description"] == "The dbt test sums_to_row_count of flights_scheduled."
 
@@ -121,7 +121,7 @@ def test_a_contract_has_all_that_stops_what_is_downstream_and_nothing_else(
             for table in product.tables:
                 asked = contracts[urns.contract(Table(name, table))]["dataQuality"]
                 assert sorted(each["assertion"] for each in asked) == sorted(
-                    urns.check(Table(name, table), key.name)
+                    urns.check((name, table), key.name)
                     for key in graph.get_check_keys_for_assets({AssetKey([name, table])})
                     if graph.get_check_spec(key).blocking
                 )
@@ -172,7 +172,7 @@ def dbt_test(urns: Urns, **changes: Any) -> dict[str, Any]:
     nodes = {model: manifest["nodes"][model], "test": test}
     found = checks_of("commerce", [], {**manifest, "nodes": nodes})
     (check,) = [each for each in found if each.platform == "dbt"]
-    urn = urns.table(check.table)
+    urn = urns.table(Table(*check.asset_key))
     record = as_record(next(iter(assertion_proposals(urns, [check], {urn}, "http://ui"))))
     return {"urn": record["entityUrn"], **record["aspect"]["json"]}
 
@@ -276,5 +276,5 @@ def test_how_a_test_of_dbt_judges_may_change(urns: Urns) -> None:
 
 
 def test_a_check_of_a_table_that_the_catalog_does_not_have_is_not_told(urns: Urns) -> None:
-    check = Check(Table("elsewhere", "t"), "c", "d", "dbt", "unique", blocks=True, severity="x")
+    check = Check(("elsewhere", "t"), "c", "d", "dbt", "unique", blocks=True, severity="x")
     assert list(assertion_proposals(urns, [check], {}, "")) == []

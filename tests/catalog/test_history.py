@@ -302,11 +302,11 @@ def test_rows_that_are_not_known_are_not_told() -> None:
 
 def test_a_verdict_is_a_result_of_the_assertion() -> None:
     (event,) = aspects(JUDGED)["assertionRunEvent"]
-    assert {r["entityUrn"] for r in tell(JUDGED)} == {SHARED.check(TABLE, "seats_in_range")}
+    assert {r["entityUrn"] for r in tell(JUDGED)} == {SHARED.check(PLANES, "seats_in_range")}
     assert event.pop("partitionSpec")["partition"] == "FULL_TABLE_SNAPSHOT"
     assert event == {
         "timestampMillis": 1002375,
-        "assertionUrn": SHARED.check(TABLE, "seats_in_range"),
+        "assertionUrn": SHARED.check(PLANES, "seats_in_range"),
         "asserteeUrn": SHARED.table(TABLE),
         "runId": RUN,
         "messageId": RUN,
@@ -340,8 +340,10 @@ def test_what_could_not_be_judged_has_neither_passed_nor_failed(
     assert (told["type"], told.get("severity"), told.get("error")) == result
 
 
-def test_a_check_of_what_is_no_table_is_none_of_the_catalog() -> None:
-    assert tell(replace(JUDGED, asset_key=LAKE)) == []
+def test_a_check_of_what_is_no_table_is_told_of_what_the_catalog_has() -> None:
+    (record,) = tell(replace(JUDGED, asset_key=LAKE))
+    assert record["entityUrn"] == SHARED.check(LAKE, JUDGED.check)
+    assert tell(replace(JUDGED, asset_key=LAKE), dataset=lambda key: None) == []
 
 
 # Idempotent
@@ -422,7 +424,7 @@ def test_datahub_takes_any_name(
         SHARED.run(RUN),
         SHARED.run(RUN, key),
         SHARED.table(Table(*key)),
-        SHARED.check(Table(*key), check),
+        SHARED.check(key, check),
     }
     link = records[-1]["aspect"]["json"]["result"]["externalUrl"]
     assert link.isascii()

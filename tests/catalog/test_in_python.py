@@ -98,12 +98,12 @@ def test_all_of_it_is_told(found: InPython, urns: Urns) -> None:
     asked, poster, seats = found.datasets
     assert (poster.urn, "schemaMetadata") not in of
     assert [field["fieldPath"] for field in of[seats.urn, "schemaMetadata"]["fields"]]
-    check = urns.check(Table("fleet", "seats_by_manufacturer"), "seats_positive")
+    check = urns.check(("fleet", "seats_by_manufacturer"), "seats_positive")
     said = of[check, "assertionInfo"]
     assert said["description"] == "No manufacturer has fewer than one seat."
     assert said["customProperties"] == {"severity": "critical", "blocking": "true"}
     # Of what is no table, too: verdicts name it.
-    check = urns.check(Table("fleet", "registrations"), "registrations_found")
+    check = urns.check(("fleet", "registrations"), "registrations_found")
     assert of[check, "assertionInfo"]["customAssertion"]["entity"] == asked.urn
     assert asked.urn == "urn:li:dataset:(urn:li:dataPlatform:dagster,fleet/registrations,DEV)"
 

@@ -151,8 +151,8 @@ def test_every_table_that_is_promised_has_a_contract_of_checks_that_are_told_of(
     assert kinds["DATA_SCHEMA"] == kinds["FRESHNESS"] == len(contracts)
     flights = Table("flights", "fct_flights")
     asked = {each["assertion"] for each in contracts[urns.contract(flights)]["dataQuality"]}
-    assert asked >= {urns.check(flights, name) for name in critical_checks(flights)}
-    assert urns.check(flights, "not_null_fct_flights_flight_date") in asked
+    assert asked >= {urns.check(flights.asset_key, name) for name in critical_checks(flights)}
+    assert urns.check(flights.asset_key, "not_null_fct_flights_flight_date") in asked
     late = assertions["urn:li:assertion:DEV.flights.fct_flights.contract-freshness"]
     assert late["freshnessAssertion"]["schedule"]["fixedInterval"] == {
         "unit": "SECOND",

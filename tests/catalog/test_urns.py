@@ -67,10 +67,12 @@ def test_what_is_the_business_s_is_the_same_in_every_environment() -> None:
 
 
 def test_a_check_and_a_contract_are_a_table_s_in_one_environment() -> None:
-    check = SHARED.check(PLANES, "seat_count_in_range")
+    check = SHARED.check(PLANES.asset_key, "seat_count_in_range")
     assert check == mce_builder.make_assertion_urn("PROD.fleet.dim_planes.seat_count_in_range")
-    assert check != LOCAL.check(PLANES, "seat_count_in_range")
+    assert check != LOCAL.check(PLANES.asset_key, "seat_count_in_range")
     assert SHARED.contract(PLANES) == "urn:li:dataContract:PROD.fleet.dim_planes"
+    of_others = [("fleet", "reports", "poster"), ("fleet", "reports"), ("fleet_reports_poster",)]
+    assert len({SHARED.check(key, "is_there") for key in of_others}) == len(of_others)
 
 
 def test_a_code_location_is_a_flow_and_what_makes_an_asset_is_a_job_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -12,7 +13,8 @@ from dagster_project.catalog.aspects import owned, upserts
 from dagster_project.catalog.assertions import Check, assertion_proposals
 from dagster_project.catalog.files import as_record
 from dagster_project.catalog.graph import read_graph
-from dagster_project.catalog.withdrawal import takes_back, withdrawn
+from dagster_project.catalog.withdrawal import Record, takes_back
+from dagster_project.catalog.withdrawal import withdrawn as withdrawn_by
 from dagster_project.identity import Table, Urns
 from tests.catalog.gms import KEYS, patched
 
@@ -23,6 +25,11 @@ ONE, TWO = (
 PRODUCT = "urn:li:dataProduct:fleet.register"
 ANN, BOB = "urn:li:corpuser:ann", "urn:li:corpuser:bob"
 Records = list[dict[str, Any]]
+
+
+def withdrawn(before: Iterable[Record], now: Iterable[Record]) -> Iterator[Record]:
+    """By the environment that speaks for all."""
+    return withdrawn_by(before, now, speaks_for_all=True)
 
 
 def dataset(urn: str, owner: str) -> Records:
@@ -93,12 +100,32 @@ def test_a_table_that_a_data_product_has_no_more_leaves_it() -> None:
     assert gone["aspect"]["json"] == [{"op": "remove", "path": f"/assets/{ONE}", "value": {}}]
 
 
+def test_another_environment_takes_back_only_what_is_its_own() -> None:
+    """What staging has no more may still be production's."""
+    domain = [as_record(each) for each in owned("urn:li:domain:fleet", ANN)]
+    there = [as_record(each) for each in upserts(PRODUCT, StatusClass(removed=False))]
+    shared = [*product(ONE), *there, *domain]
+    gone = list(withdrawn_by([*dataset(ONE, ANN), *shared], [], speaks_for_all=False))
+    assert [(r["entityUrn"], r["aspectName"]) for r in gone] == [
+        (ONE, "ownership"),
+        (PRODUCT, "dataProductProperties"),
+        (ONE, "status"),
+    ]
+    everything = withdrawn([*dataset(ONE, ANN), *shared], [])
+    assert len(list(everything)) == len(gone) + 2
+
+
 def test_a_check_that_is_gone_is_marked_removed_and_one_that_asks_something_else_is_not() -> None:
     urns, table = Urns("DEV", "warehouse", "file:///lake"), Table("fleet", "one")
 
     def told(**limits: int) -> Records:
         checks = [
-            Check(table, name, "d", "dbt", "k", blocks=True, severity="s", arguments={"most": most})
+            Check(
+                *(table.asset_key, name, "d", "dbt", "k"),
+                blocks=True,
+                severity="s",
+                arguments={"most": most},
+            )
             for name, most in limits.items()
         ]
         proposals = assertion_proposals(urns, checks, {ONE}, "http://ui")
@@ -106,7 +133,10 @@ def test_a_check_that_is_gone_is_marked_removed_and_one_that_asks_something_else
 
     before, now = told(seats=400, engines=4), told(seats=500)
     (gone,) = withdrawn(before, now)
-    assert (gone["entityUrn"], gone["aspectName"]) == (urns.check(table, "engines"), "status")
+    assert (gone["entityUrn"], gone["aspectName"]) == (
+        urns.check(table.asset_key, "engines"),
+        "status",
+    )
     assert gone["aspect"] == {"json": {"removed": True}}
     assert list(withdrawn([*now, gone], now)) == [gone]
     assert list(withdrawn([*now, gone], before)) == []

@@ -20,6 +20,7 @@ from dagster_project.catalog import metadata
 from dagster_project.catalog.bookkeeping import read_dead_letters, read_progress
 from dagster_project.catalog.destination import destination_of
 from dagster_project.catalog.files import events_folder, metadata_file, read
+from dagster_project.domain import read_domain
 from dagster_project.failures import BusyError, CatalogError, TransientCatalogError
 from dagster_project.orchestration import delivery, event_log, told
 from dagster_project.orchestration.event_log import EventLog
@@ -35,6 +36,7 @@ from tests.orchestration.catalog.told_runs import (
     deliverer,
     forget,
     run,
+    run_days,
     until,
 )
 
@@ -118,6 +120,31 @@ def test_what_nobody_ran_is_told_too(
     (profile,) = gms.aspects[TABLE.format("_raw.planes"), "datasetProfile"]
     assert profile["rowCount"] == 5
     assert {urn for urn, _ in gms.aspects} == {TABLE.format("_raw.planes")}
+
+
+@pytest.mark.parametrize("batch", [500, 2])
+def test_a_load_of_many_days_is_one_change_of_the_table(
+    url: str,
+    instance: dg.DagsterInstance,
+    gms: RecordingGms,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+) -> None:
+    monkeypatch.setattr(delivery, "BATCH", batch)
+    days = [f"2013-06-0{day}" for day in range(1, 6)]
+    seen = Seen(gms, run_days(instance, days, new=22))
+    deliver(url, instance)
+    told = seen.of_table("_raw.planes", "operation")
+    (whole,) = (each for each in told if "numAffectedRows" in each)
+    assert (whole["numAffectedRows"], whole["operationType"]) == (22, "INSERT")
+    assert {each["partitionSpec"]["partition"] for each in told} == {"2013-06-01 to 2013-06-05"}
+    # Told in several batches, each says that rows were changed, and one how many.
+    assert len(told) == 1 if batch == 500 else 3 <= len(told) < len(days)
+    assert len(seen.of_table("_raw.planes", "datasetProfile")) == 1
+    # One that changed nothing says so with none of its days.
+    seen = Seen(gms, run_days(instance, days, new=0))
+    deliver(url, instance)
+    assert seen.of_table("_raw.planes", "operation") == []
 
 
 def test_an_event_that_is_committed_late_is_not_missed(
@@ -343,6 +370,25 @@ def test_declarations_are_told_once_and_what_is_gone_is_taken_back(
     assert mine in removed
     assert all("planes" in urn for urn in removed)
     assert ANN in json.dumps(gms.aspects[mine, "ownership"])
+
+
+def test_what_people_called_a_domain_stays_until_its_files_say_something_else(
+    url: str, instance: dg.DagsterInstance, gms: RecordingGms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain, product = "urn:li:domain:fleet", "urn:li:dataProduct:fleet.airlines_and_airports"
+    with deliverer(url, instance) as each:
+        gms.chokes_on = {domain}
+        assert each.declare("first").refused
+        gms.chokes_on = set()
+        # What was refused is told again, as it was never told.
+        assert not each.declare("second").refused
+        told = gms.aspects[domain, "domainProperties"]["description"]
+        assert told == read_domain("fleet").purpose
+        gms.aspects[domain, "domainProperties"]["parentDomain"] = "urn:li:domain:company"
+        gms.aspects[product, "dataProductProperties"]["description"] = "By hand."
+        each.declare("third")
+        assert "parentDomain" in gms.aspects[domain, "domainProperties"]
+        assert gms.aspects[product, "dataProductProperties"]["description"] == "By hand."
 
 
 def test_without_a_server_it_is_written_to_files(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,10 @@ import psycopg
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import RemoteRepositoryOrigin
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
 
 from dagster_project.catalog.bookkeeping import books_of
 from dagster_project.catalog.destination import destination_of
@@ -61,6 +65,31 @@ def run(instance: dg.DagsterInstance, *broken: str) -> str:
     job = DEFINITIONS.resolve_job_def("all")
     origin = RemoteRepositoryOrigin(location_origin("fleet"), "__repository__")
     created = instance.create_run_for_job(job, remote_job_origin=origin.get_job_origin("all"))
+    execute_run(InMemoryJob(job), created, instance)
+    return created.run_id
+
+
+def run_days(instance: dg.DagsterInstance, days: Sequence[str], new: int) -> str:
+    """A run that loads a range of days as one; gives its id."""
+
+    @dg.asset(
+        key=RAW,
+        partitions_def=dg.StaticPartitionsDefinition(days),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def raw() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"dagster/row_count": 3322, "new": new, "changed": 0})
+
+    job = dg.Definitions(
+        assets=[raw],
+        jobs=[dg.define_asset_job("all", dg.AssetSelection.all())],
+        executor=dg.in_process_executor,
+    ).resolve_job_def("all")
+    origin = RemoteRepositoryOrigin(location_origin("fleet"), "__repository__")
+    tags = {ASSET_PARTITION_RANGE_START_TAG: days[0], ASSET_PARTITION_RANGE_END_TAG: days[-1]}
+    created = instance.create_run_for_job(
+        job, tags=tags, remote_job_origin=origin.get_job_origin("all")
+    )
     execute_run(InMemoryJob(job), created, instance)
     return created.run_id
 
