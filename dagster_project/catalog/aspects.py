@@ -9,9 +9,10 @@ sent: the editable* aspects, which hold the descriptions and the columns' tags t
 DataHub and are shown before ours, glossary terms, links, and structured properties. Tags of ours on
 a column are part of the schema, which nobody edits there.
 
-A domain, a data product and a tag have one name and one description, and these are the files'. Of
-a domain's and a tag's properties DataHub's server takes no patch: the parent of a domain and the
-colour of a tag, which people can choose there, do not last.
+A domain, a data product and a tag have one name and one description, and these are the files', but
+people can change them in place. Of a domain's and a tag's properties DataHub's server takes no
+patch: with the description goes what people chose beside it, the parent of a domain and the colour
+of a tag. So these are told when they change (see said_once).
 
 Nothing in an aspect tells when it was made: the same declarations give the same aspects.
 """

@@ -130,7 +130,6 @@ class Books:
         self, digest: str, records: Iterable[Record], refused: Sequence[Refused] = ()
     ) -> None:
         """The declarations of this digest were told; what was refused of others is out of date."""
-        packed = zlib.compress(orjson.dumps(list(records)))
         with self._connection.transaction():
             self._connection.execute(
                 "DELETE FROM mesh.catalog_dead_letters WHERE destination = %s AND event_id IS NULL",
@@ -140,8 +139,20 @@ class Books:
             self._connection.execute(
                 "UPDATE mesh.catalog_destinations SET declared = %s, declarations = %s, "
                 "told_at = now(), failing_since = NULL, failure = NULL WHERE destination = %s",
-                (digest, packed, self.destination),
+                (digest, _packed(records), self.destination),
             )
+
+    def forget(self, after: int) -> None:
+        """As if nothing that is declared, and no event after this one, had been told.
+
+        What has to be taken back once it is gone stays known.
+        """
+        kept = [record for record in self.declarations() if not is_said_once(record)]
+        self._connection.execute(
+            "UPDATE mesh.catalog_destinations SET event_id = least(event_id, %s), declared = '', "
+            "declarations = %s WHERE destination = %s",
+            (after, _packed(kept), self.destination),
+        )
 
     def failed(self, why: str) -> None:
         """Nothing can be delivered now."""
@@ -239,6 +250,10 @@ def to_keep(records: Collection[Record]) -> list[Record]:
         or record["changeType"] == "PATCH"
         or is_said_once(record)
     ]
+
+
+def _packed(records: Iterable[Record]) -> bytes:
+    return zlib.compress(orjson.dumps(list(records)))
 
 
 def _dead_letters(connection: psycopg.Connection[Any], destination: str) -> list[DeadLetter]:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +93,14 @@ def deliver(
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on delivering what happens, until Ctrl-C.")
     ] = False,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"],
+            help="Tell again what happened since then, and all that is declared, as after DataHub "
+            "was restored from a backup. Nothing is there twice.",
+        ),
+    ] = None,
 ) -> None:
     """Tell the catalog what has happened since the last time, and what the domains declare.
 
@@ -102,6 +111,9 @@ def deliver(
     from dagster_project.cli.services import services
 
     with services(get_settings()):
+        if since:
+            with _deliverer() as (deliverer, _):
+                deliverer.forget(since)
         if not follow:
             raise typer.Exit(_deliver())
         with delivering(get_settings()) as log:

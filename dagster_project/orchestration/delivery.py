@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -112,6 +113,10 @@ class Deliverer:
         kept = [r for r in now if not (is_said_once(r) and place_of(r) in unknown)]
         self._books.told_declarations(version, to_keep([*kept, *gone]), refused)
         return Delivered(declarations=len(records), refused=len(refused))
+
+    def forget(self, since: datetime) -> None:
+        """Have told again what is declared, and what happened since then."""
+        self._books.forget(self._log.last_before(since))
 
     def catch_up(self) -> Iterator[Delivered]:
         """Tell what happened since the last time, a batch of events at a time."""

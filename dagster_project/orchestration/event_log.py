@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import dagster as dg
 import sqlalchemy as sa
@@ -30,6 +31,11 @@ _WRITERS = sa.text(
 _EVENTS = sa.text(
     "SELECT id, event FROM event_logs WHERE id > :after AND id <= :up_to "
     "AND dagster_event_type = ANY(:kinds) ORDER BY id LIMIT :at_most"
+)
+# Events of one moment are not all numbered in its order, and none is to be left out.
+_BEFORE = sa.text(
+    "SELECT coalesce(min(id) - 1, (SELECT coalesce(max(id), 0) FROM event_logs)) "
+    "FROM event_logs WHERE timestamp >= :since"
 )
 _MADE = sa.text(
     "SELECT DISTINCT asset_key FROM event_logs "
@@ -84,6 +90,14 @@ class EventLog:
         with self._storage.index_connection() as connection:  # type: ignore[attr-defined]
             rows = connection.execute(_EVENTS, wanted).fetchall()
         return [Event(number, deserialize_value(event, EventLogEntry)) for number, event in rows]
+
+    def last_before(self, since: datetime) -> int:
+        """The number after which all events of `since` and later come; 0 if these are all."""
+        # Dagster's own column, without a time zone, is of UTC.
+        moment = since.astimezone(UTC).replace(tzinfo=None)
+        with self._storage.index_connection() as connection:  # type: ignore[attr-defined]
+            before: int = connection.execute(_BEFORE, {"since": moment}).scalar_one()
+        return before
 
     def assets_made(self, run_id: str) -> set[dg.AssetKey]:
         """The assets that a run has materialised, with any of their partitions."""

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -389,6 +390,27 @@ def test_what_people_called_a_domain_stays_until_its_files_say_something_else(
         each.declare("third")
         assert "parentDomain" in gms.aspects[domain, "domainProperties"]
         assert gms.aspects[product, "dataProductProperties"]["description"] == "By hand."
+
+
+def test_what_happened_since_a_moment_is_told_again_to_a_catalog_that_was_restored(
+    url: str, instance: dg.DagsterInstance, gms: RecordingGms
+) -> None:
+    first = Seen(gms, run(instance))
+    moment = datetime.now(UTC)
+    second = Seen(gms, run(instance))
+    with deliverer(url, instance) as each:
+        each.declare()
+        list(each.catch_up())
+        gms.aspects.clear()
+        each.forget(moment)
+        each.declare()
+        list(each.catch_up())
+        assert ("urn:li:domain:fleet", "domainProperties") in gms.aspects
+        assert second.results() == ["STARTED", "SUCCESS"]
+        assert first.results() == []
+        # A moment to come forgets no event.
+        each.forget(datetime.now(UTC) + timedelta(days=1))
+        assert list(each.catch_up()) == []
 
 
 def test_without_a_server_it_is_written_to_files(
