@@ -22,7 +22,7 @@ import draw_graph
 #: What runs a command that is not run by tests/e2e/test_readme.py, which runs every other.
 ELSEWHERE = {
     "make run": "tests/e2e/conftest.py::first_run",
-    "make ui": "tests/e2e/test_ui.py::test_one_interrupt_ends_all_of_it",
+    "make ui": "tests/e2e/test_ui_runs.py::test_one_interrupt_ends_all_of_it",
     "make test": ".ci/run::make test",
     "make lint": ".ci/run::make lint",
     "make bench": "tests/test_readme.py::test_the_benchmark_prints_a_ratio",

@@ -82,7 +82,13 @@ def selected(run: dict[str, Any]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def before(platform: Platform, first_run: Ended) -> dict[str, tuple[int, int]]:
+def known(platform: Platform, first_run: Ended) -> set[str]:
+    """The runs that were there before any file came."""
+    return set(platform.runs())
+
+
+@pytest.fixture(scope="module")
+def before(platform: Platform, known: set[str]) -> dict[str, tuple[int, int]]:
     """Flights of the days. Of both files came while nothing ran: the one a day that is replayed,
     the other a correction.
     """
@@ -112,12 +118,6 @@ def ui(platform: Platform, before: dict[str, tuple[int, int]], webhook: Webhook)
             yield ui
 
 
-@pytest.fixture(scope="module")
-def known(ui: Ui, before: dict[str, tuple[int, int]]) -> set[str]:
-    """The runs that were there when the file came that came first."""
-    return {run for run, (job, _) in ui.platform.runs().items() if not job.startswith("__")}
-
-
 def until(found: Callable[[], object], seconds: float = 120) -> None:
     limit = time.monotonic() + seconds
     while not found():
@@ -140,7 +140,10 @@ def new(ui: Ui, known: set[str]) -> list[dict[str, Any]]:
 def test_files_that_came_while_nothing_ran_run_their_days_and_then_what_is_made_of_them(
     ui: Ui, known: set[str], before: dict[str, tuple[int, int]]
 ) -> None:
-    days, marts = new(ui, known)
+    came = new(ui, known)
+    shown = [(run["jobName"], sorted(selected(run)), days_of(run), steps(run)) for run in came]
+    assert len(came) == 2, shown
+    days, marts = came
     assert days_of(days) == (BEFORE, DAY)
     assert [step for step in steps(days) if step in STEPS] == STEPS
     assert selected(marts) == MARTS

@@ -238,18 +238,21 @@ def test_killed_at_random_times(worlds: list[World], told: Callable[[int, int], 
     worlds[0].again()
     worlds[0].finish(worlds[0].job(kind, pause=0.002))
     longest = time.monotonic() - begun
-    killed = []
+    wanted, killed = 300 if EVERY_MOMENT else 12, list[bool]()
 
     def kill(world: World, seed: int) -> None:
+        if sum(killed) >= wanted:
+            return
         after = random.Random(seed).uniform(0.0, longest)
         code = world.run(world.job(kind, pause=0.002, killed_after=after))
         assert code in (KILLED, 0)
         killed.append(code == KILLED)
         run_again(world, expected)
 
-    in_all(worlds, range(300 if EVERY_MOMENT else 18), kill)
+    # Some end before they are killed: more of them the busier the machine was when one was timed.
+    in_all(worlds, range(5 * wanted), kill)
     told(sum(killed), len(killed))
-    assert sum(killed) >= 10
+    assert sum(killed) >= wanted
 
 
 @pytest.mark.parametrize("kind", ["sync", "checkpoints"])
