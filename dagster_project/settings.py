@@ -79,7 +79,9 @@ def _lake(url: str) -> str:
 
 def _web(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    # What is asked for is put behind it.
+    is_plain = "@" not in parts.netloc and "?" not in url and "#" not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
         raise ValueError("must be of the form http://host:port or https://host/path")
     return url.rstrip("/")
 

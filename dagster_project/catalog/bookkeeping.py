@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from dagster_project.catalog import tables
 from dagster_project.catalog.said_once import is_said_once
 from dagster_project.failures import BusyError, CatalogError, TransientCatalogError
 from dagster_project.warehouse.connection import CONNECT_TIMEOUT, masked, place
@@ -25,24 +26,17 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 
-#: Harmless where the thing exists.
-_STATEMENTS = (
-    "CREATE SCHEMA IF NOT EXISTS mesh",
-    # `event_id` is the storage id of the last event told; `declared` a digest of the declarations
-    # that were told last, and `declarations` what of them has to be taken back once it is gone.
-    """CREATE TABLE IF NOT EXISTS mesh.catalog_destinations (
-        destination text PRIMARY KEY, event_id bigint NOT NULL DEFAULT 0,
-        declared text NOT NULL DEFAULT '', declarations bytea,
-        told_at timestamptz, failing_since timestamptz, failure text)""",
-    """CREATE TABLE IF NOT EXISTS mesh.catalog_dead_letters (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        destination text NOT NULL, event_id bigint, entity text NOT NULL, aspect text NOT NULL,
-        reason text NOT NULL, record jsonb, refused_at timestamptz NOT NULL DEFAULT now(),
-        digest text NOT NULL, UNIQUE (destination, digest))""",
-)
-_ARE_THERE = "SELECT to_regclass('mesh.catalog_dead_letters') IS NOT NULL"
 #: Of the advisory locks of the database, those of deliverers.
 _LOCKS = 0x6D657368
+_WAITING = (
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+    "AND classid = %s AND objid = %s::bigint::oid AND objsubid = 2 "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+)
+#: Seconds for which newer declarations hold after who has them was last seen.
+NEWER_HOLDS = 900.0
+#: Seconds that a command waits until who delivers all the time gives way, which is between batches.
+GIVES_WAY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +83,7 @@ class Books:
     """What one destination was told; only one process has them open."""
 
     def __init__(self, connection: psycopg.Connection[Any], destination: str) -> None:
+        """Of a destination whose lock the connection holds."""
         self._connection, self.destination = connection, destination
         connection.execute(
             "INSERT INTO mesh.catalog_destinations (destination) VALUES (%s) "
@@ -97,9 +92,28 @@ class Books:
         )
 
     @property
+    def are_wanted(self) -> bool:
+        """Whether somebody waits for them: who has them open all the time gives way."""
+        # What is locked is shown without a sign.
+        lock = _lock(self.destination) & 0xFFFFFFFF
+        row = self._connection.execute(_WAITING, (_LOCKS, lock)).fetchone()
+        return bool(row and row[0])
+
+    @property
     def event_id(self) -> int:
         """The storage id of the last event that was told; 0 before the first."""
         return int(self._of_destination("event_id"))
+
+    @property
+    def event_mark(self) -> str | None:
+        """What the log says that event was; None if it does not, or that was not kept."""
+        mark: str | None = self._of_destination("event_mark")
+        return mark
+
+    @property
+    def reached(self) -> int:
+        """The highest storage id that was ever told; 0 if that is not known."""
+        return int(self._of_destination("reached"))
 
     @property
     def declared(self) -> str:
@@ -116,20 +130,62 @@ class Books:
         packed = self._of_destination("declarations")
         return orjson.loads(zlib.decompress(packed)) if packed else []
 
-    def told_events(self, up_to: int, refused: Sequence[Refused] = ()) -> None:
-        """Events up to this one were told, but for those that were refused."""
+    def is_outdated(self, digest: str, who: str) -> bool:
+        """Whether these declarations were told once, and another tells newer ones now.
+
+        `who` has them: what the same one has told meanwhile, it has changed back. Of others, what
+        is newer holds until they have not been there for a while: as where all went back to an
+        older version.
+        """
+        row = self._connection.execute(
+            "SELECT FROM mesh.catalog_destinations WHERE destination = %s AND declared <> %s "
+            "AND %s = ANY(superseded) AND declared_by <> %s "
+            "AND declared_seen_at > now() - make_interval(secs => %s)",
+            (self.destination, digest, digest, who, NEWER_HOLDS),
+        ).fetchone()
+        return row is not None
+
+    def assets(self) -> Any:
+        """What was known last of the domains' assets, as it was kept; None before the first."""
+        packed = self._of_destination("assets")
+        return orjson.loads(zlib.decompress(packed)) if packed else None
+
+    def keep_assets(self, known: Any) -> None:
+        """What is known of the domains' assets, for a time when that cannot be read."""
+        packed = zlib.compress(orjson.dumps(known))
+        self._connection.execute(
+            "UPDATE mesh.catalog_destinations SET assets = %s "
+            "WHERE destination = %s AND assets IS DISTINCT FROM %s",
+            (packed, self.destination, packed),
+        )
+
+    def told_events(
+        self, up_to: int, refused: Sequence[Refused] = (), mark: str | None = None
+    ) -> None:
+        """Events up to this one, which has this mark, were told, but for those refused."""
         with self._connection.transaction():
             self._keep(refused)
             self._connection.execute(
-                "UPDATE mesh.catalog_destinations SET event_id = greatest(event_id, %s), "
-                "told_at = now(), failing_since = NULL, failure = NULL WHERE destination = %s",
-                (up_to, self.destination),
+                "UPDATE mesh.catalog_destinations SET event_id = %(up_to)s, event_mark = %(mark)s, "
+                "reached = greatest(reached, %(up_to)s) "
+                # One who has lost its lock may be behind.
+                "WHERE destination = %(destination)s AND event_id <= %(up_to)s",
+                {"up_to": up_to, "mark": mark, "destination": self.destination},
+            )
+            self._connection.execute(
+                "UPDATE mesh.catalog_destinations SET told_at = now(), failing_since = NULL, "
+                "failure = NULL WHERE destination = %s",
+                (self.destination,),
             )
 
     def told_declarations(
-        self, digest: str, records: Iterable[Record], refused: Sequence[Refused] = ()
+        self,
+        digest: str,
+        records: Iterable[Record],
+        refused: Sequence[Refused] = (),
+        who: str = "",
     ) -> None:
-        """The declarations of this digest were told; what was refused of others is out of date."""
+        """Those of this digest were told, by `who`; what was refused of others is out of date."""
         with self._connection.transaction():
             self._connection.execute(
                 "DELETE FROM mesh.catalog_dead_letters WHERE destination = %s AND event_id IS NULL",
@@ -137,10 +193,29 @@ class Books:
             )
             self._keep(refused)
             self._connection.execute(
-                "UPDATE mesh.catalog_destinations SET declared = %s, declarations = %s, "
-                "told_at = now(), failing_since = NULL, failure = NULL WHERE destination = %s",
-                (digest, _packed(records), self.destination),
+                "UPDATE mesh.catalog_destinations SET declared = %(digest)s, "
+                "declarations = %(records)s, told_at = now(), failing_since = NULL, "
+                "failure = NULL, declared_by = %(who)s, declared_seen_at = now(), "
+                # Of an hour's deliveries or of years': the last ones are those that matter.
+                "superseded = (array_remove(superseded, %(digest)s) || "
+                "CASE declared WHEN '' THEN '{}'::text[] WHEN %(digest)s THEN '{}'::text[] "
+                "ELSE ARRAY[declared] END)[greatest(1, cardinality(superseded) - 98):] "
+                "WHERE destination = %(destination)s",
+                {
+                    "digest": digest,
+                    "records": _packed(records),
+                    "who": who,
+                    "destination": self.destination,
+                },
             )
+
+    def begin_anew(self) -> None:
+        """As if no event had been told, since the log is another one."""
+        self._connection.execute(
+            "UPDATE mesh.catalog_destinations SET event_id = 0, event_mark = NULL, reached = 0 "
+            "WHERE destination = %s",
+            (self.destination,),
+        )
 
     def forget(self, after: int) -> None:
         """As if nothing that is declared, and no event after this one, had been told.
@@ -150,17 +225,19 @@ class Books:
         kept = [record for record in self.declarations() if not is_said_once(record)]
         self._connection.execute(
             "UPDATE mesh.catalog_destinations SET event_id = least(event_id, %s), declared = '', "
-            "declarations = %s WHERE destination = %s",
+            "event_mark = NULL, declarations = %s WHERE destination = %s",
             (after, _packed(kept), self.destination),
         )
 
-    def failed(self, why: str) -> None:
-        """Nothing can be delivered now."""
-        self._connection.execute(
+    def failed(self, why: str) -> float:
+        """Nothing can be delivered now. Gives for how many seconds this has been so."""
+        row = self._connection.execute(
             "UPDATE mesh.catalog_destinations SET failure = %s, "
-            "failing_since = coalesce(failing_since, now()) WHERE destination = %s",
-            (why, self.destination),
-        )
+            "failing_since = coalesce(failing_since, now()) WHERE destination = %s "
+            "RETURNING extract(epoch FROM now() - failing_since)",
+            (why.replace("\x00", ""), self.destination),
+        ).fetchone()
+        return float(row[0]) if row else 0.0
 
     def replayed(self, letter: DeadLetter, refused: Sequence[Refused]) -> None:
         """The letter was told again; it stays if it is still refused."""
@@ -169,6 +246,22 @@ class Books:
                 "DELETE FROM mesh.catalog_dead_letters WHERE id = %s", (letter.id,)
             )
             self._keep(refused)
+
+    def refused(self) -> tuple[int, str] | None:
+        """How many dead letters wait, and why the last one was refused; None if there is none."""
+        row = self._connection.execute(
+            "SELECT count(*) OVER (), reason FROM mesh.catalog_dead_letters "
+            "WHERE destination = %s ORDER BY refused_at DESC, id DESC LIMIT 1",
+            (self.destination,),
+        ).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def discard(self, letters: Iterable[DeadLetter]) -> None:
+        """Let go of these, which are not told again."""
+        self._connection.execute(
+            "DELETE FROM mesh.catalog_dead_letters WHERE id = ANY(%s)",
+            ([letter.id for letter in letters],),
+        )
 
     def dead_letters(self) -> list[DeadLetter]:
         """All that wait, in the order in which they were refused."""
@@ -190,8 +283,11 @@ class Books:
                 "DO UPDATE SET reason = excluded.reason, refused_at = excluded.refused_at",
                 (
                     *(self.destination, each.event_id),
-                    *((each.record or {}).get(name, "") for name in ("entityUrn", "aspectName")),
                     # PostgreSQL has no NUL in a text, nor in JSON.
+                    *(
+                        (each.record or {}).get(name, "").replace("\x00", "")
+                        for name in ("entityUrn", "aspectName")
+                    ),
                     each.reason.replace("\x00", ""),
                     record.decode().replace("\\u0000", "") if each.record else None,
                     hashlib.sha256(b"%d " % (each.event_id or 0) + record).hexdigest(),
@@ -200,29 +296,39 @@ class Books:
 
 
 @contextmanager
-def books_of(url: str, destination: str) -> Iterator[Books]:
+def books_of(
+    url: str, destination: str, former: str | None = None, patience: float = 0
+) -> Iterator[Books]:
     """The books of a destination, while nobody else delivers to it.
 
-    Raises BusyError if somebody does, TransientCatalogError if the database is away.
+    `former` is what the destination was called before, if it was. Raises BusyError if somebody
+    delivers and does not give way within `patience` in seconds, TransientCatalogError if the
+    database is away.
     """
     with _connect(url) as connection:
-        lock = int.from_bytes(hashlib.sha256(destination.encode()).digest()[:4], signed=True)
-        row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_LOCKS, lock)).fetchone()
-        if not row or not row[0]:
-            raise BusyError(
-                f"another process delivers to {destination}, as `mesh ui` does: what happens is "
-                "told by that one"
-            )
-        if not _are_there(connection):
-            for statement in _STATEMENTS:
-                connection.execute(statement)
+        _take(connection, destination, patience)
+        tables.create(connection)
+        if former is not None:
+            _rename(connection, former, destination)
         yield Books(connection, destination)
+
+
+def seen(url: str, destination: str, digest: str) -> None:
+    """Somebody who has the declarations of this digest is there, whether he delivers or not."""
+    with _connect(url) as connection:
+        if tables.are_there(connection):
+            tables.create(connection)
+            connection.execute(
+                "UPDATE mesh.catalog_destinations SET declared_seen_at = now() "
+                "WHERE destination = %s AND declared = %s",
+                (destination, digest),
+            )
 
 
 def read_progress(url: str) -> list[Progress]:
     """How far every destination has been told; none if nobody has delivered anything."""
     with _connect(url) as connection:
-        if not _are_there(connection):
+        if not tables.are_there(connection):
             return []
         rows = connection.execute(
             "SELECT destination, event_id, "
@@ -238,7 +344,7 @@ def read_progress(url: str) -> list[Progress]:
 def read_dead_letters(url: str, destination: str) -> list[DeadLetter]:
     """What the destination refused, in the order in which it did."""
     with _connect(url) as connection:
-        return _dead_letters(connection, destination) if _are_there(connection) else []
+        return _dead_letters(connection, destination) if tables.are_there(connection) else []
 
 
 def to_keep(records: Collection[Record]) -> list[Record]:
@@ -252,6 +358,49 @@ def to_keep(records: Collection[Record]) -> list[Record]:
     ]
 
 
+def _lock(destination: str) -> int:
+    return int.from_bytes(hashlib.sha256(destination.encode()).digest()[:4], signed=True)
+
+
+def _take(connection: psycopg.Connection[Any], destination: str, patience: float) -> None:
+    """Take the lock of a destination, until the connection is closed. Raises BusyError."""
+    import psycopg
+
+    key = (_LOCKS, _lock(destination))
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone()
+    if row and row[0]:
+        return
+    try:
+        if patience:
+            with connection.transaction():
+                milliseconds = str(round(patience * 1000))
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", (milliseconds,))
+                connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
+            return
+    except psycopg.errors.LockNotAvailable:
+        pass
+    raise BusyError(
+        f"another process delivers to {destination}, as `mesh ui` does: what happens is told by "
+        "that one"
+    )
+
+
+def _rename(connection: psycopg.Connection[Any], former: str, now: str) -> None:
+    """Let the destination go on from where it was when it was called otherwise."""
+    known = connection.execute(
+        "SELECT destination FROM mesh.catalog_destinations WHERE destination IN (%s, %s)",
+        (former, now),
+    ).fetchall()
+    if known != [(former,)]:
+        return
+    # A process of before that delivers to it would find nothing.
+    _take(connection, former, 0)
+    with connection.transaction():
+        for table in ("catalog_destinations", "catalog_dead_letters"):
+            statement = f"UPDATE mesh.{table} SET destination = %s WHERE destination = %s"
+            connection.execute(statement, (now, former))
+
+
 def _packed(records: Iterable[Record]) -> bytes:
     return zlib.compress(orjson.dumps(list(records)))
 
@@ -263,11 +412,6 @@ def _dead_letters(connection: psycopg.Connection[Any], destination: str) -> list
         (destination,),
     ).fetchall()
     return [DeadLetter(*row) for row in rows]
-
-
-def _are_there(connection: psycopg.Connection[Any]) -> bool:
-    row = connection.execute(_ARE_THERE).fetchone()
-    return bool(row and row[0])
 
 
 @contextmanager

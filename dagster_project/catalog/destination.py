@@ -28,6 +28,10 @@ class Destination(Protocol):
         """What it is called in the books, for as long as it is the same one."""
 
     @property
+    def former(self) -> str | None:
+        """What it was called in the books before, if it was."""
+
+    @property
     def is_edited(self) -> bool:
         """Whether people change there what it was told."""
 
@@ -44,11 +48,14 @@ class Destination(Protocol):
 class Files:
     """A file a delivery under MESH_HOME, which DataHub's `file` source reads."""
 
-    name = "files"
     is_edited = False
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # Several homes can have one event log between them: each writes all that happens.
+        folder = events_folder(settings).parent
+        self.name = f"files in {folder.absolute()}"
+        self.former = "files" if folder.exists() else None
 
     def deliver(self, name: str, proposals: Sequence[Proposal]) -> dict[int, str]:
         """Write the file whole, or leave it as it was. Files refuse nothing."""
@@ -65,6 +72,7 @@ class Files:
 class Gms:
     """DataHub's server."""
 
+    former = None
     is_edited = True
 
     def __init__(self, url: str, token: str | None) -> None:

@@ -7,9 +7,12 @@ as `2013-06-01 to 2013-06-07`, or None. Nothing in a record is a value of a colu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+#: Characters of a text; names and partitions have fewer.
+_LONGEST = 1000
 
 
 class Status(StrEnum):
@@ -95,3 +98,26 @@ class Judged:
 
 
 Told: TypeAlias = RunTold | AssetTold | Updated | Judged
+
+
+def fit(told: Told) -> Told:
+    """The record with texts that can be told: of Unicode, without NUL, and not endless."""
+    changed: dict[str, Any] = {}
+    for each in fields(told):
+        value = getattr(told, each.name)
+        if isinstance(value, str) and not isinstance(value, Status):
+            now: Any = _fit(value)
+        elif isinstance(value, tuple):
+            now = tuple(map(_fit, value))
+        else:
+            continue
+        if now != value:
+            changed[each.name] = now
+    return replace(told, **changed) if changed else told
+
+
+def _fit(text: str) -> str:
+    if len(text) <= _LONGEST and text.isascii() and "\x00" not in text:
+        return text
+    sound = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    return sound if len(sound) <= _LONGEST else f"{sound[: _LONGEST - 1]}…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from dagster_project.catalog.aspects import dataset_proposals
@@ -121,6 +121,16 @@ class Assets:
     datasets: Mapping[tuple[str, ...], str]
     #: By the URN of each job, those of the datasets that it reads.
     jobs: Mapping[str, Sequence[str]]
+
+    def as_json(self) -> list[Any]:
+        """As JSON has it."""
+        return [sorted(self.datasets.items()), {job: list(self.jobs[job]) for job in self.jobs}]
+
+    @classmethod
+    def from_json(cls, said: Any) -> Assets:
+        """What `as_json` gave."""
+        datasets, jobs = said
+        return cls({tuple(key): urn for key, urn in datasets}, jobs)
 
 
 def assets(settings: Settings, in_python: FindInPython = lambda *_: InPython()) -> Assets:

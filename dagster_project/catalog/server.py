@@ -179,7 +179,8 @@ class Server:
         if status in (401, 403):
             raise CatalogError(
                 f"{self._shown} does not let us in: {answer}. Look at MESH_DATAHUB_TOKEN: is it "
-                "there, still valid, and may its owner edit all entities?"
+                "there, still valid, and may its owner edit all entities? A new one is known once "
+                "the process that delivers is started again"
             )
         if status in _REFUSED:
             return _No(answer, in_doubt=False)

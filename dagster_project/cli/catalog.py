@@ -21,7 +21,7 @@ from dagster_project.failures import (
 from dagster_project.settings import get_settings
 
 if TYPE_CHECKING:
-    from dagster_project.catalog.bookkeeping import Books
+    from dagster_project.catalog.bookkeeping import Books, DeadLetter
     from dagster_project.orchestration.delivery import Deliverer
 
 #: Seconds between two words of how far a long delivery is.
@@ -157,25 +157,51 @@ def replay(
     from dagster_project.cli.services import services
 
     with services(get_settings()), _deliverer() as (deliverer, books):
-        letters = books.dead_letters()
-        if unknown := sorted(set(ids or ()) - {letter.id for letter in letters}):
-            raise MeshError(
-                f"no dead letter has the id {unknown[0]}: `mesh catalog dead-letters` lists them"
-            )
-        done = deliverer.replay([each for each in letters if not ids or each.id in ids])
+        done = deliverer.replay(_chosen(books, ids))
     print(f"{done.records - done.refused:,} records taken, {done.refused:,} refused again")
     raise typer.Exit(1 if done.refused else 0)
 
 
+@app.command()
+def discard(
+    ids: Annotated[
+        list[int] | None, typer.Argument(help="As `mesh catalog dead-letters` lists them.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+) -> None:
+    """Let go of what the catalog refused: it is not told again."""
+    from dagster_project.cli.services import services
+
+    if bool(ids) == every:
+        raise typer.BadParameter("either the ids of dead letters, or --all")
+    with services(get_settings()), _deliverer() as (_, books):
+        letters = _chosen(books, ids)
+        books.discard(letters)
+    print(f"{len(letters):,} dead letters discarded")
+
+
+def _chosen(books: Books, ids: list[int] | None) -> list[DeadLetter]:
+    """The dead letters of these ids, or all. Raises MeshError if there is no such one."""
+    letters = books.dead_letters()
+    if unknown := sorted(set(ids or ()) - {letter.id for letter in letters}):
+        raise MeshError(
+            f"no dead letter has the id {unknown[0]}: `mesh catalog dead-letters` lists them"
+        )
+    return [each for each in letters if not ids or each.id in ids]
+
+
 def _deliver() -> int:
     """Deliver all that there is; the exit code."""
+    from dagster_project.catalog.metadata import declared_version
     from dagster_project.orchestration.delivery import Delivered
 
     mistake: DeclarationError | None = None
     total = Delivered()
+    # Before any of it is read.
+    version = declared_version(get_settings())
     with _deliverer() as (deliverer, books):
         try:
-            total.add(deliverer.declare())
+            total.add(deliverer.declare(version))
         except DeclarationError as error:
             mistake = error
         began = time.monotonic()
@@ -188,6 +214,11 @@ def _deliver() -> int:
     if mistake:
         raise mistake
     print(f"{total or 'nothing new'}: {where}")
+    if declared_version(get_settings()) != version:
+        raise MeshError(
+            "the domains' files were changed while they were told: `mesh catalog deliver` again "
+            "tells what they have become"
+        )
     return 1 if total.refused else 0
 
 
@@ -202,7 +233,7 @@ def _books() -> str:
 def _deliverer() -> Iterator[tuple[Deliverer, Books]]:
     import dagster as dg
 
-    from dagster_project.catalog.bookkeeping import books_of
+    from dagster_project.catalog.bookkeeping import GIVES_WAY, books_of
     from dagster_project.catalog.destination import destination_of
     from dagster_project.cli.in_python import in_python
     from dagster_project.orchestration.delivery import Deliverer
@@ -210,7 +241,7 @@ def _deliverer() -> Iterator[tuple[Deliverer, Books]]:
     settings = get_settings()
     with (
         closing(destination_of(settings)) as destination,
-        books_of(_books(), destination.name) as books,
+        books_of(_books(), destination.name, destination.former, GIVES_WAY) as books,
         dg.DagsterInstance.get() as instance,
     ):
         try:

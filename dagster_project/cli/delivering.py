@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
+from typing import NoReturn
 
 from dagster_project.failures import MeshError
 from dagster_project.parent import interrupt_with_parent
@@ -22,8 +23,8 @@ from dagster_project.settings import PROJECT, Settings, get_settings
 _PAUSE, _LONGEST = 1.0, 60.0
 #: How far behind runs it stands where processor time is short.
 _NICE = 10
-#: Seconds that it gets to end a delivery once it was told to.
-_GRACE = 35.0
+#: Seconds that it gets to end once it was told to.
+_GRACE = 5.0
 
 
 @contextmanager
@@ -85,8 +86,14 @@ def main() -> int:
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     ending = Event()
+
+    def end(*_: object) -> NoReturn:
+        # At once: what it is at is told again by the next one, as after any death.
+        ending.set()
+        raise SystemExit(0)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ending.set())
+        signal.signal(number, end)
     try:
         follow(get_settings(), _say, ending, in_python)
     except MeshError as error:

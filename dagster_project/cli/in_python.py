@@ -12,6 +12,7 @@ from dagster_project.catalog.assertions import Check
 from dagster_project.catalog.datasets import Dataset
 from dagster_project.catalog.metadata import InPython
 from dagster_project.domain import domain_folder, read_domain
+from dagster_project.failures import DeclarationError, MeshError
 from dagster_project.identity import Table, Urns
 from dagster_project.quality.suites import Severity
 from dagster_project.warehouse.target import Column
@@ -33,7 +34,16 @@ def in_python(urns: Urns, domain: str, known: Mapping[tuple[str, ...], str]) -> 
         return InPython()
     from dagster_project.locations.location import domain_definitions
 
-    graph = domain_definitions(domain).resolve_asset_graph()
+    try:
+        graph = domain_definitions(domain).resolve_asset_graph()
+    except MeshError:
+        raise
+    except Exception as error:
+        # Whatever their code raises.
+        raise DeclarationError(
+            f"{domain_folder(domain)}: what {domain} defines in Python does not load: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     nodes = {tuple(node.key.path): node for node in graph.asset_nodes if node.is_materializable}
     ours = {key: _urn(urns, key, node) for key, node in nodes.items() if key not in known}
     there = {**known, **ours}

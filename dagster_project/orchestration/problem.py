@@ -34,6 +34,7 @@ class Kind(StrEnum):
     TRIGGER = "sensor or schedule broken"
     STUCK = "delivery stuck"
     CATALOG = "catalog not told"
+    REFUSED = "catalog refuses"
     LATE = "late"
     WARNING = "warning check failed"
 

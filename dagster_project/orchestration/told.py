@@ -11,9 +11,11 @@ from dagster._core.definitions.freshness import FreshnessState, FreshnessStateCh
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
+from dagster_postgres.utils import DagsterPostgresException
+from sqlalchemy.exc import SQLAlchemyError
 
 from dagster_project.catalog.assertions import FRESHNESS
-from dagster_project.catalog.events import AssetTold, Judged, RunTold, Status, Told, Updated
+from dagster_project.catalog.events import AssetTold, Judged, RunTold, Status, Told, Updated, fit
 from dagster_project.catalog.history import CHANGES
 from dagster_project.domain import domain_names
 from dagster_project.identity import Table
@@ -60,20 +62,25 @@ def told(
 
     Of a run that was deleted, and of one that is of no domain, nothing is told any more.
     """
-    ids = sorted({event.entry.run_id for event in events if event.entry.run_id})
+    ids = sorted({event.entry.run_id for event in events if event.entry and event.entry.run_id})
     known = instance.get_runs(dg.RunsFilter(run_ids=ids)) if ids else []
     runs = {run.run_id: run for run in known}
     joined = _joined(events, runs)
     for event in events:
         if event.id in joined:
             continue
+        if event.entry is None:
+            yield event.id, Untellable(event.reason)
+            continue
         try:
             found = list(_told(instance, log, event.entry, runs.get(event.entry.run_id)))
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (SQLAlchemyError, DagsterPostgresException):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the event
             yield event.id, Untellable(f"event {event.id}: {type(error).__name__}: {error}")
             continue
         for each in found:
-            yield event.id, each
+            yield event.id, fit(each)
 
 
 def _joined(events: Iterable[Event], runs: Mapping[str, dg.DagsterRun]) -> set[int]:
@@ -84,8 +91,12 @@ def _joined(events: Iterable[Event], runs: Mapping[str, dg.DagsterRun]) -> set[i
     joined: set[int] = set()
     kept: dict[tuple[str, dg.AssetKey], tuple[int, bool]] = {}
     for event in events:
-        happened = event.entry.dagster_event
-        if happened is None or happened.event_type is not _Kind.ASSET_MATERIALIZATION:
+        happened = event.entry.dagster_event if event.entry else None
+        if (
+            event.entry is None
+            or happened is None
+            or happened.event_type is not _Kind.ASSET_MATERIALIZATION
+        ):
             continue
         made = happened.step_materialization_data.materialization
         run = runs.get(event.entry.run_id)

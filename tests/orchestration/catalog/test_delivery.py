@@ -160,7 +160,7 @@ def test_an_event_that_is_committed_late_is_not_missed(
         )
 
     def read() -> list[int]:
-        events = log.read(0, log.complete_up_to(0), told.KINDS, 100)
+        events = log.read(0, log.complete_up_to(0), told.KINDS, 100).events
         made = [each.entry.dagster_event.step_materialization_data for each in events]
         return [each.materialization.metadata["dagster/row_count"].value for each in made]
 
@@ -282,8 +282,8 @@ def sending(self, letters):
         die()
     return answer
 
-def telling(self, up_to, refused=()):
-    told(self, up_to, refused)
+def telling(self, *arguments):
+    told(self, *arguments)
     if where == "after the cursor moved" and next(times) == 1:
         die()
 

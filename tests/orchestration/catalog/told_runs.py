@@ -99,7 +99,7 @@ def deliverer(url: str, instance: dg.DagsterInstance) -> Iterator[Deliverer]:
     settings = get_settings()
     with (
         closing(destination_of(settings)) as destination,
-        books_of(url, destination.name) as books,
+        books_of(url, destination.name, destination.former) as books,
     ):
         yield Deliverer(settings, instance, destination, books, print, in_python)
 
