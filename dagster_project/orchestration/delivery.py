@@ -163,8 +163,8 @@ class Deliverer:
             return ""
         return (
             f"{number:,} of the events {after + 1} to {up_to} of Dagster's log are not there, and "
-            "the catalog will not be told of them: their runs were deleted, or their assets wiped, "
-            "before it was; or the database was killed, or rolled back, when it wrote them"
+            "the catalog is not told of them: their runs were deleted before it was, or the "
+            "database was killed, or rolled back, when it wrote them"
         )
 
     def replay(self, letters: Sequence[DeadLetter]) -> Delivered:
