@@ -142,3 +142,12 @@ def test_reading_the_settings_creates_nothing(
     monkeypatch.setenv("MESH_HOME", str(tmp_path / "home"))
     read_settings()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ["?token=x", "#top", "/?", "/gms?#"])
+def test_a_server_s_address_is_one_that_a_path_can_follow(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("MESH_DATAHUB_GMS_URL", f"https://datahub.example{end}")
+    with pytest.raises(SettingsError, match=r"must be of the form http://host:port or https://"):
+        read_settings()

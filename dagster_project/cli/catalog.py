@@ -177,7 +177,7 @@ def discard(
     with services(get_settings()), _deliverer() as (_, books):
         letters = _chosen(books, ids)
         books.discard(letters)
-    print(f"{len(letters):,} dead letters discarded")
+    print(f"dead letters discarded: {len(letters):,}")
 
 
 def _chosen(books: Books, ids: list[int] | None) -> list[DeadLetter]:

@@ -93,6 +93,8 @@ class RecordingGms:
         self.chokes_on: set[str] = set()
         #: Seconds until an answer.
         self.slow = 0.0
+        #: Requests that wait for one.
+        self.waiting = 0
         self._faults: deque[Fault] = deque()
         self._lasting: Fault | None = None
         self._port = 0
@@ -206,7 +208,9 @@ class RecordingGms:
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise RefusedError(400, f"Cannot parse request entity: {error!r}") from None
         # It may be slow for several at a time, but stores one after the other.
+        self.waiting += 1
         self._stopped.wait(self.slow)
+        self.waiting -= 1
         with self._lock:
             self.take(proposals)
 

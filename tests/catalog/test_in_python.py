@@ -13,9 +13,10 @@ from dagster_project.catalog.metadata import InPython, assets, of_domain, static
 from dagster_project.cli import in_python as module
 from dagster_project.cli.in_python import in_python
 from dagster_project.domain import domain_names
+from dagster_project.failures import DeclarationError
 from dagster_project.identity import Table, Urns
 from dagster_project.locations import location
-from dagster_project.settings import get_settings
+from dagster_project.settings import PROJECT, get_settings
 from dagster_project.transformation.project import read_manifest
 
 PLANES = ("fleet", "dim_planes")
@@ -138,3 +139,17 @@ def test_a_domain_without_python_is_not_loaded(urns: Urns, monkeypatch: pytest.M
 
     monkeypatch.setattr(location, "domain_definitions", load)
     assert in_python(urns, "fleet", {}) == InPython()
+
+
+def test_python_that_does_not_load_is_a_mistake_in_the_domain_s_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And nothing that the deliverer breaks at."""
+
+    def broken(name: str) -> dg.Definitions:
+        raise SyntaxError("invalid syntax (seats.py, line 3)")
+
+    monkeypatch.setattr(location, "domain_definitions", broken)
+    monkeypatch.setattr(module, "domain_folder", lambda name: PROJECT / "dagster_project")
+    with pytest.raises(DeclarationError, match=r"does not load: SyntaxError: .*seats\.py, line 3"):
+        in_python(Urns("DEV", "warehouse", "file:///lake"), "fleet", {})
