@@ -33,6 +33,12 @@ _WAITING = (
     "AND classid = %s AND objid = %s::bigint::oid AND objsubid = 2 "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
 )
+#: How each side finds out that the other one is gone without a word: within a minute.
+_KEPT_ALIVE: dict[str, Any] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 #: Seconds for which newer declarations hold after who has them was last seen.
 NEWER_HOLDS = 900.0
 #: Seconds that a command waits until who delivers all the time gives way, which is between batches.
@@ -419,7 +425,12 @@ def _connect(url: str) -> Iterator[psycopg.Connection[Any]]:
     import psycopg
 
     try:
-        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT, autocommit=True) as connection:
+        with psycopg.connect(
+            url, connect_timeout=CONNECT_TIMEOUT, autocommit=True, **_KEPT_ALIVE
+        ) as connection:
+            # A lock is not to outlive a machine that is gone by hours.
+            for name, value in _KEPT_ALIVE.items():
+                connection.execute("SELECT set_config(%s, %s, false)", (f"tcp_{name}", str(value)))
             yield connection
     except psycopg.OperationalError as error:
         raise TransientCatalogError(

@@ -83,9 +83,11 @@ class Gms:
     def deliver(self, name: str, proposals: Sequence[Proposal]) -> dict[int, str]:
         places = {id(proposal): place for place, proposal in enumerate(proposals)}
         refusals = self._server.deliver(proposals)
-        if len(refusals) == len(proposals) >= _SUSPICIOUS:
+        are_sent = sum(each.was_sent for each in refusals)
+        if len(refusals) == len(proposals) and are_sent >= _SUSPICIOUS:
+            why = next(each.reason for each in refusals if each.was_sent)
             raise CatalogError(
-                f"{self.name} refuses everything, such as: {refusals[0].reason}. Is it a DataHub "
+                f"{self.name} refuses everything, such as: {why}. Is it a DataHub "
                 "server (MESH_DATAHUB_GMS_URL), of a version that knows what it is told?"
             )
         return {places[id(each.proposal)]: each.reason for each in refusals}

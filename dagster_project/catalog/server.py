@@ -56,6 +56,8 @@ class Refusal:
 
     proposal: Proposal
     reason: str
+    #: Whether it was the server that said so.
+    was_sent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class Server:
         )
         self._session: Any = emitter.session
         self._url = f"{url.rstrip('/')}/aspects?action=ingestProposalBatch"
+        #: Proposals a request: fewer while it is too slow to answer for more.
+        self._at_most = BATCH
         # Or a line for this host in ~/.netrc would take the token's place.
         self._session.auth = _as_it_is
 
@@ -127,9 +131,9 @@ class Server:
             try:
                 letters.append(_Letter(proposal, _as_text(proposal)))
             except _UnfitError as error:
-                refusals.append(Refusal(proposal, str(error)[:_REASON_LENGTH]))
+                refusals.append(Refusal(proposal, str(error)[:_REASON_LENGTH], was_sent=False))
         # Those still to be sent, the next one last.
-        parts = list(_batches(letters))[::-1]
+        parts = list(_batches(letters, self._at_most))[::-1]
         last_taken: list[_Letter] = []
         doubts = 0
         while parts:
@@ -148,6 +152,7 @@ class Server:
                 refusals.append(Refusal(part[0].proposal, no.reason))
             if doubts and not parts:
                 self._prove(last_taken, no)
+        self._at_most = min(2 * self._at_most, BATCH)
         places = {id(proposal): place for place, proposal in enumerate(proposals)}
         return sorted(refusals, key=lambda refusal: places[id(refusal.proposal)])
 
@@ -158,7 +163,7 @@ class Server:
 
     def _send(self, letters: Sequence[_Letter]) -> _No | None:
         """Why these are not taken; None if they are."""
-        from requests import RequestException
+        from requests import ReadTimeout, RequestException
 
         texts = ",".join(letter.text for letter in letters)
         try:
@@ -169,6 +174,9 @@ class Server:
                 allow_redirects=False,
             )
         except RequestException as error:
+            if isinstance(error, ReadTimeout):
+                # Or it would be too slow each time.
+                self._at_most = max(1, min(self._at_most, len(letters)) // 2)
             raise TransientCatalogError(
                 f"{self._shown} does not answer: {self._safe(_why(error))}. {_LATER}"
             ) from None
@@ -245,11 +253,11 @@ def _check_urn(urn: str) -> None:
         )
 
 
-def _batches(letters: Sequence[_Letter]) -> Iterator[list[_Letter]]:
+def _batches(letters: Sequence[_Letter], at_most: int) -> Iterator[list[_Letter]]:
     batch: list[_Letter] = []
     size = 0
     for letter in letters:
-        if batch and (len(batch) == BATCH or size + len(letter.text) > BATCH_BYTES):
+        if batch and (len(batch) == at_most or size + len(letter.text) > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(letter)

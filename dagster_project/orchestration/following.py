@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from threading import Event
 
 import dagster as dg
+import psycopg
 import sqlalchemy.exc
 from dagster_postgres.utils import DagsterPostgresException
 
@@ -113,7 +114,8 @@ class _Follower:
             self._be_seen()
             try:
                 self._once(deliverer, books)
-            except BusyError:
+            except (BusyError, psycopg.Error):
+                # Of the books: who has opened them knows what that means.
                 raise
             except MeshError as error:
                 self._fails(error, books.failed(str(error)))

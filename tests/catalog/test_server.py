@@ -375,6 +375,30 @@ def test_a_slow_server_is_not_waited_for(
         assert server.deliver([named(1)]) == []
 
 
+def test_a_server_that_is_too_slow_for_many_is_told_fewer_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Plodding(RecordingGms):
+        def receive(self, path: str, action: str, body: bytes, token: str) -> None:
+            self.slow = 30.0 if len(json.loads(body)["proposals"]) > 15 else 0.0
+            super().receive(path, action, body, token)
+
+    monkeypatch.setattr(server_module, "ANSWER_SECONDS", 3.0)
+    proposals = [named(number) for number in range(40)]
+    with Plodding() as gms, Server(gms.url, None) as server:
+        for _ in range(2):
+            with pytest.raises(TransientCatalogError, match="does not answer: timed out"):
+                server.deliver(proposals)
+        assert server.deliver(proposals) == []
+        assert len(gms.aspects) == 40
+        # And more again once it is not: of 10, 20, and so on.
+        monkeypatch.setattr(Plodding, "receive", RecordingGms.receive)
+        gms.recover()
+        for _ in range(3):
+            assert server.deliver(proposals) == []
+        assert gms.batches[-1] == 40
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_server_that_takes_nothing_is_asked_again_later(
     gms: RecordingGms, server: Server, status: int

@@ -115,6 +115,13 @@ def test_a_command_does_not_wait_for_ever(url: str) -> None:
             assert not other.are_wanted
 
 
+def test_a_lock_does_not_outlive_a_machine_by_hours(url: str) -> None:
+    with books_of(url, NAME) as books:
+        for name, seconds in (("idle", "30"), ("interval", "10"), ("count", "3")):
+            row = books._connection.execute(f"SHOW tcp_keepalives_{name}").fetchone()
+            assert row == (seconds,)
+
+
 def test_each_home_has_files_of_all_that_happens(
     url: str, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

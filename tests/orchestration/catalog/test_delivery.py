@@ -354,6 +354,29 @@ def test_an_event_that_cannot_be_told_holds_up_no_other(
     assert len(gms.aspects[verdict]) == 1
 
 
+def test_many_that_are_not_even_sent_hold_up_nothing(
+    url: str, instance: dg.DagsterInstance, gms: RecordingGms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of nothing but URNs that are too long."""
+    monkeypatch.setattr("dagster_project.catalog.server.URN_BYTES", 10)
+    for _ in range(5):
+        run(instance)
+    assert deliver(url, instance) == 25
+    assert len(read_dead_letters(url, gms.url)) > 20
+    assert gms.requests == []
+
+
+def test_a_server_that_refuses_everything_is_none(
+    url: str, instance: dg.DagsterInstance, gms: RecordingGms
+) -> None:
+    for _ in range(5):
+        run(instance)
+    gms.answer_always(422)
+    with pytest.raises(CatalogError, match="refuses everything, such as: it answers 422"):
+        deliver(url, instance)
+    assert read_dead_letters(url, gms.url) == []
+
+
 def test_declarations_are_told_once_and_what_is_gone_is_taken_back(
     url: str, instance: dg.DagsterInstance, gms: RecordingGms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
