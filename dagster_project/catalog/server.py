@@ -163,7 +163,7 @@ class Server:
 
     def _send(self, letters: Sequence[_Letter]) -> _No | None:
         """Why these are not taken; None if they are."""
-        from requests import ReadTimeout, RequestException
+        from requests import RequestException
 
         texts = ",".join(letter.text for letter in letters)
         try:
@@ -174,7 +174,7 @@ class Server:
                 allow_redirects=False,
             )
         except RequestException as error:
-            if isinstance(error, ReadTimeout):
+            if _is_too_slow(error):
                 # Or it would be too slow each time.
                 self._at_most = max(1, min(self._at_most, len(letters)) // 2)
             raise TransientCatalogError(
@@ -295,13 +295,28 @@ def _retry_after(response: Response) -> float | None:
         return None
 
 
+def _is_too_slow(error: BaseException) -> bool:
+    """Whether a request was taken, and not answered in time."""
+    from urllib3.exceptions import ReadTimeoutError
+
+    return any(
+        isinstance(getattr(each, "reason", each), ReadTimeoutError) for each in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that led to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def _why(error: BaseException) -> str:
     """What the operating system says of a failed request, which the libraries wrap three times."""
     from requests import RequestException
 
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, OSError) and not isinstance(cause, RequestException):
             return cause.strerror or str(cause)
-        cause = cause.__cause__ or cause.__context__
     return type(error).__name__
