@@ -137,7 +137,9 @@ def _catching_up(console: Console, result: Benchmark, home: Path) -> None:
                 connection.execute(_EVENTS, {"number": number, "first": first})
             connection.execute("DELETE FROM event_logs WHERE id > %s", (first + EVENTS,))
             connection.execute("ANALYZE event_logs")
-            connection.execute("UPDATE mesh.catalog_destinations SET event_id = %s", (first,))
+            connection.execute(
+                "UPDATE mesh.catalog_destinations SET event_id = %s, event_mark = NULL", (first,)
+            )
     os.environ["MESH_HOME"] = str(home)
     get_settings.cache_clear()
     took: Measured = measured(deliver)
@@ -165,7 +167,7 @@ def deliver() -> tuple[int, int]:
         total = Delivered()
         with (
             closing(destination_of(settings)) as destination,
-            books_of(url, destination.name) as books,
+            books_of(url, destination.name, destination.former) as books,
             dg.DagsterInstance.get() as instance,
         ):
             arguments = settings, instance, destination, books, print, in_python

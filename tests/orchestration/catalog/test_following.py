@@ -288,7 +288,7 @@ def test_a_log_that_is_away_is_waited_for(
             )
             connection.execute("ALTER TABLE event_logs RENAME TO away")
             try:
-                until(lambda: any("event log" in each for each in said))
+                until(lambda: any("event_logs\" does not exist" in each for each in said))
             finally:
                 connection.execute("ALTER TABLE away RENAME TO event_logs")
         seen = Seen(gms, run(instance))
