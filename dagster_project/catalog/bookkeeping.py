@@ -245,6 +245,14 @@ class Books:
         ).fetchone()
         return float(row[0]) if row else 0.0
 
+    def recovered(self) -> None:
+        """There is nothing that keeps it from being told."""
+        self._connection.execute(
+            "UPDATE mesh.catalog_destinations SET failing_since = NULL, failure = NULL "
+            "WHERE destination = %s AND failing_since IS NOT NULL",
+            (self.destination,),
+        )
+
     def replayed(self, letter: DeadLetter, refused: Sequence[Refused]) -> None:
         """The letter was told again; it stays if it is still refused."""
         with self._connection.transaction():

@@ -167,6 +167,8 @@ class _Follower:
         if self._said:
             self._say("delivers again")
         self._pause, self._said, self._failing_since = FIRST_PAUSE, "", None
+        # Also if there was nothing to tell.
+        books.recovered()
         refused = books.refused()
         key = Problem(Kind.REFUSED, self._destination.name, "", "/", 0).key
         if not refused:
