@@ -126,11 +126,6 @@ class Books:
         """The digest of the declarations that were told last; empty before the first."""
         return str(self._of_destination("declared"))
 
-    @property
-    def is_failing(self) -> bool:
-        """Whether nothing could be delivered the last time."""
-        return self._of_destination("failure") is not None
-
     def declarations(self) -> list[Record]:
         """What of the declarations that were told last has to be taken back once it is gone."""
         packed = self._of_destination("declarations")
