@@ -28,7 +28,7 @@ from dagster_project.orchestration.landing import LOOK, WATCH
 from dagster_project.reference.delivery import FEED
 from dagster_project.warehouse.connection import connect
 from dagster_project.warehouse.embedded import MESH, WAREHOUSE, EmbeddedPostgres
-from dagster_project.warehouse.ledger import prepare
+from dagster_project.warehouse.ledger import LEDGER
 
 FILES = 10_000
 FIRST = date(1990, 1, 1)
@@ -53,7 +53,7 @@ def run(console: Console, runs: int) -> Benchmark:
         with EmbeddedPostgres(folder / "home").lease() as endpoint:
             url = endpoint.url(MESH, WAREHOUSE)
             with connect(url, "the benchmark") as connection:
-                prepare(connection)
+                LEDGER.prepare(connection)
             _measure(result, "on a disk", feed, Lake((folder / _BUCKET).as_uri()), url, runs)
             with _s3(folder) as lake:
                 _measure(result, "on S3", feed, lake, url, runs)

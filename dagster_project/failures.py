@@ -56,6 +56,10 @@ class TransientSourceError(SourceError):
     transient = True
 
 
+class NotMigratedError(MeshError):
+    """The project's own tables in a database are older than this code."""
+
+
 class WarehouseError(MeshError):
     """The warehouse refused or could not be reached."""
 

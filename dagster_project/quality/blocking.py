@@ -10,7 +10,7 @@ from dagster_project.identity import Table
 from dagster_project.quality.standing import DBT_TEST, HELD, NOT_RUN
 from dagster_project.quality.suites import Severity, critical_checks
 from dagster_project.warehouse.connection import connect
-from dagster_project.warehouse.ledger import prepare
+from dagster_project.warehouse.ledger import LEDGER
 
 #: Checks, and partitions, that are named at most.
 _SHOWN = 5
@@ -81,7 +81,7 @@ def blocks(
     """
     names = [str(table) for table in tables]
     with connect(url, "reading which checks stand failed") as connection:
-        prepare(connection)
+        LEDGER.prepare(connection)
         held: dict[Table, dict[str, str]] = {}
         for schema, name, partition, version in connection.execute(HELD, [names]):
             held.setdefault(Table(schema, name), {})[partition] = version

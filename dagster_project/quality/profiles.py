@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from dagster_project.identity import Table
-from dagster_project.warehouse.ledger import LOCK
+from dagster_project.warehouse.migrations import LOCK, Migrations
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 #: Versions of an unpartitioned table that are kept; of partitions all are.
 VERSIONS_KEPT = 400
 
-_TABLE = """CREATE TABLE IF NOT EXISTS mesh.profiles (
+_FIRST = """CREATE TABLE IF NOT EXISTS mesh.profiles (
     table_schema text NOT NULL, table_name text NOT NULL,
     partition text NOT NULL, version text NOT NULL, column_name text NOT NULL,
     profiled_at timestamptz NOT NULL, rows bigint NOT NULL,
     column_type text NOT NULL, nulls bigint NOT NULL, looked_at bigint NOT NULL,
     distinct_values bigint, quantiles double precision[], categories jsonb,
     PRIMARY KEY (table_schema, table_name, partition, version, column_name))"""
+PROFILES = Migrations("profiles", "the warehouse", ((_FIRST,),))
 _OF_TABLE = "table_schema = %(schema)s AND table_name = %(name)s"
 
 
@@ -79,10 +80,7 @@ class Profiles:
     def prepare(self) -> None:
         """Create what they lie in; while the connection lasts, nobody else profiles the table."""
         connection = self._connection
-        if connection.execute("SELECT to_regclass('mesh.profiles')").fetchone() == (None,):
-            connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('mesh'))", [LOCK])
-            connection.execute("CREATE SCHEMA IF NOT EXISTS mesh")
-            connection.execute(_TABLE)
+        PROFILES.prepare(connection)
         name = f"profiles of {self._table}"
         connection.commit()
         connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [LOCK, name])

@@ -15,7 +15,8 @@ from dagster_project.identity import Table
 from dagster_project.quality.outcome import Outcome, Partitions
 from dagster_project.quality.suites import Expectation, Severity
 from dagster_project.warehouse.connection import connect
-from dagster_project.warehouse.ledger import LOCK, prepare
+from dagster_project.warehouse.ledger import LEDGER
+from dagster_project.warehouse.migrations import LOCK
 
 if TYPE_CHECKING:
     import psycopg
@@ -60,7 +61,7 @@ def versions_held(url: str, *tables: Table) -> dict[Table, dict[str, str]]:
     if not tables:
         return held
     with connect(url, f"reading what {', '.join(names)} holds") as connection:
-        prepare(connection)
+        LEDGER.prepare(connection)
         for schema, name, partition, version in connection.execute(HELD, [names]):
             held[Table(schema, name)][partition] = version
     return held
@@ -69,7 +70,7 @@ def versions_held(url: str, *tables: Table) -> dict[Table, dict[str, str]]:
 def partitions_known(url: str, table: Table) -> set[str]:
     """The partitions that the ledger, or a verdict, knows of a table, with rows or without."""
     with connect(url, f"reading the partitions of {table}") as connection:
-        prepare(connection)
+        LEDGER.prepare(connection)
         rows = connection.execute(
             f"SELECT partition FROM ({HELD}) AS held UNION SELECT partition FROM mesh.verdicts "
             "WHERE (table_schema, table_name) = (%s, %s)",
@@ -95,7 +96,7 @@ def record(
     """
     named = {"schema": table.schema, "name": table.name}
     with connect(url, f"noting the checks of {table}") as connection:
-        prepare(connection)
+        LEDGER.prepare(connection)
         _lock(connection, table)
         connection.execute(
             f"DELETE FROM mesh.verdicts WHERE {_OF_TABLE} AND kind = %(kind)s "
@@ -175,7 +176,7 @@ def record_tests(
     `existing` are all tests that tables have, if given: what is known of others is forgotten.
     """
     with connect(url, "noting what dbt's tests said") as connection:
-        prepare(connection)
+        LEDGER.prepare(connection)
         for table in sorted({*verdicts, *(existing or ())}):
             _lock(connection, table)
         for table, tests in (existing or {}).items():
@@ -208,7 +209,7 @@ def record_tests(
 def tests_not_run(url: str, tables: Collection[Table]) -> set[str]:
     """dbt's tests of these tables that were to be run, and of which nobody noted what they said."""
     with connect(url, "reading which of dbt's tests were not run") as connection:
-        prepare(connection)
+        LEDGER.prepare(connection)
         rows = connection.execute(
             "SELECT check_name FROM mesh.verdicts WHERE (kind, version) = (%s, %s) "
             "AND table_schema || '.' || table_name = ANY(%s)",

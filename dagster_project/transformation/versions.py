@@ -14,7 +14,8 @@ import orjson
 
 from dagster_project.identity import DBT_PROJECT, Table, quoted
 from dagster_project.warehouse.connection import connect
-from dagster_project.warehouse.ledger import LOCK, digest, prepare
+from dagster_project.warehouse.ledger import LEDGER, digest
+from dagster_project.warehouse.migrations import LOCK
 
 #: The version of what is being built, or was when a build was ended: no check has seen it.
 BUILDING = "building"
@@ -111,7 +112,7 @@ def read_built(url: str) -> Built:
     """What the warehouse holds, by its ledger and its catalog."""
     built = Built()
     with connect(url, "reading what the warehouse holds") as connection:
-        prepare(connection)
+        LEDGER.prepare(connection)
         # A table that was dropped by hand is not built, whatever was noted of it.
         connection.execute(
             "DELETE FROM mesh.models m WHERE to_regclass("

@@ -9,19 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dagster_project.identity import Table, quoted
 from dagster_project.warehouse.connection import connect
+from dagster_project.warehouse.migrations import Migrations
 
 if TYPE_CHECKING:
-    import psycopg
-
     from dagster_project.warehouse.arrow import ArrowSession
 
-#: Created under a lock, statement by statement; each is harmless where the thing exists.
-STATEMENTS = (
-    "CREATE SCHEMA IF NOT EXISTS mesh",
+_FIRST = (
     """CREATE TABLE IF NOT EXISTS mesh.tables (
         table_schema text NOT NULL, table_name text NOT NULL,
         version text NOT NULL, position bigint NOT NULL, rows bigint NOT NULL,
@@ -53,23 +50,7 @@ STATEMENTS = (
     "ALTER TABLE mesh.verdicts ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'expectation'",
     "ALTER TABLE mesh.verdicts ADD COLUMN IF NOT EXISTS asked text NOT NULL DEFAULT ''",
 )
-#: Whether all of these were executed, as an expression of SQL.
-IS_THERE = (
-    "EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('mesh.verdicts') "
-    "AND attname = 'asked')"
-)
-
-#: The advisory lock under which the ledger is created.
-LOCK = 0x6D657368
-
-
-def prepare(connection: psycopg.Connection[Any]) -> None:
-    """Make the ledger if it is not there."""
-    if connection.execute(f"SELECT {IS_THERE}").fetchone() == (True,):
-        return
-    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext('mesh'))", [LOCK])
-    for statement in STATEMENTS:
-        connection.execute(statement)
+LEDGER = Migrations("ledger", "the warehouse", (_FIRST,))
 
 
 def digest(*parts: str) -> str:

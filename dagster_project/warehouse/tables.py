@@ -8,8 +8,9 @@ import orjson
 
 from dagster_project.failures import WarehouseError
 from dagster_project.identity import Table, quoted
-from dagster_project.warehouse import ledger
 from dagster_project.warehouse.arrow import ArrowSession
+from dagster_project.warehouse.ledger import LEDGER
+from dagster_project.warehouse.migrations import LOCK
 from dagster_project.warehouse.target import Column, Mode, Target
 
 #: Types that hold every value of another one, besides text, which holds all of them.
@@ -33,14 +34,14 @@ def lock(session: ArrowSession, name: str) -> None:
     """Until the transaction ends, nobody else loads what has this name."""
     session.run(
         "SELECT 1 FROM (SELECT pg_advisory_xact_lock($1::int, hashtext($2))) AS held",
-        (ledger.LOCK, name),
+        (LOCK, name),
     )
 
 
 def try_lock(session: ArrowSession, name: str) -> bool:
     """As `lock`, unless somebody else holds it: whether nobody does."""
     statement = "SELECT pg_try_advisory_xact_lock($1::int, hashtext($2))"
-    return bool(session.run(statement, (ledger.LOCK, name))[0][0])
+    return bool(session.run(statement, (LOCK, name))[0][0])
 
 
 def prepare_schemas(session: ArrowSession, table: Table) -> None:
@@ -48,16 +49,14 @@ def prepare_schemas(session: ArrowSession, table: Table) -> None:
 
     Tables of one schema are loaded at once: the first must not hold up the others to its end.
     """
-    there = session.run(
-        f"SELECT to_regnamespace($1) IS NOT NULL AND {ledger.IS_THERE}",
-        (quoted(table.schema),),
-    )
-    if there[0][0]:
-        return
-    lock(session, "mesh")
-    for statement in (*ledger.STATEMENTS, f"CREATE SCHEMA IF NOT EXISTS {quoted(table.schema)}"):
-        session.run(statement)
-    session.commit()
+    is_new = LEDGER.prepare_in(session)
+    there = session.run("SELECT to_regnamespace($1) IS NOT NULL", (quoted(table.schema),))
+    if not there[0][0]:
+        lock(session, "mesh")
+        session.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(table.schema)}")
+        is_new = True
+    if is_new:
+        session.commit()
 
 
 def prepare_table(session: ArrowSession, target: Target) -> Prepared:
