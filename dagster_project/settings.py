@@ -162,6 +162,16 @@ class Settings(BaseSettings):
         description="Where people's browsers find DataHub; assets in the Dagster UI link there. No "
         "links if unset.",
     )
+    connectors_dir: Path | None = Field(
+        None,
+        description="Where the connectors' environments lie, as in an image that has them: "
+        "connectors/ under MESH_HOME if unset.",
+    )
+    dbt_target_dir: Path | None = Field(
+        None,
+        description="Where the parsed dbt project lies, as in an image that has it, written by "
+        "`mesh deploy prepare` and read only from then on: dbt/ under MESH_HOME if unset.",
+    )
     sync_timeout: int = Field(
         3600, ge=1, description="Seconds after which a connector that still runs is stopped."
     )
@@ -199,12 +209,23 @@ class Settings(BaseSettings):
     @property
     def dbt_target(self) -> Path:
         """Where the parsed dbt project lies, read by every code location."""
-        return self.home / "dbt"
+        return self.dbt_target_dir or self.home / "dbt"
+
+    @property
+    def dbt_runs(self) -> Path:
+        """What dbt writes while it builds: a folder a run."""
+        return self.home / "dbt" / "runs"
 
     @property
     def connectors(self) -> Path:
         """One Python environment a connector."""
-        return self.home / "connectors"
+        return connectors_folder(self.home, self)
+
+
+def connectors_folder(home: Path, settings: Settings | None = None) -> Path:
+    """Where the connectors' environments of a home lie, unless they all lie elsewhere."""
+    folder = (settings or get_settings()).connectors_dir
+    return folder.absolute() if folder else home.absolute() / "connectors"
 
 
 def _unknown(environ: dict[str, str]) -> list[str]:

@@ -316,7 +316,8 @@ def books_of(
     """
     with _connect(url) as connection:
         _take(connection, destination, patience)
-        tables.create(connection)
+        with connection.transaction():
+            tables.BOOKS.prepare(connection)
         if former is not None:
             _rename(connection, former, destination)
         yield Books(connection, destination)
@@ -326,7 +327,8 @@ def seen(url: str, destination: str, digest: str) -> None:
     """Somebody who has the declarations of this digest is there, whether he delivers or not."""
     with _connect(url) as connection:
         if tables.are_there(connection):
-            tables.create(connection)
+            with connection.transaction():
+                tables.BOOKS.prepare(connection)
             connection.execute(
                 "UPDATE mesh.catalog_destinations SET declared_seen_at = now() "
                 "WHERE destination = %s AND declared = %s",

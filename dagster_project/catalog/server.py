@@ -47,6 +47,10 @@ _CANNOT_TAKE = re.compile(
     r"|Failed to validate|Unknown (aspect|entity)|Could not deserialize"
 )
 _REASON_LENGTH = 500
+_NOT_GMS = (
+    "MESH_DATAHUB_GMS_URL has to be that of GMS (http://host:8080) or the frontend's way to it "
+    "(https://host/api/gms)"
+)
 _LATER = "What was not delivered is sent again later"
 
 
@@ -101,7 +105,8 @@ class Server:
             retry_status_codes=[],
         )
         self._session: Any = emitter.session
-        self._url = f"{url.rstrip('/')}/aspects?action=ingestProposalBatch"
+        self._base = url.rstrip("/")
+        self._url = f"{self._base}/aspects?action=ingestProposalBatch"
         #: Proposals a request: fewer while it is too slow to answer for more.
         self._at_most = BATCH
         # Or a line for this host in ~/.netrc would take the token's place.
@@ -118,6 +123,24 @@ class Server:
 
     def close(self) -> None:
         self._session.close()
+
+    def look(self) -> str:
+        """Which version of DataHub answers. Raises as `deliver` does."""
+        from requests import RequestException
+
+        try:
+            response: Response = self._session.get(f"{self._base}/config", allow_redirects=False)
+        except RequestException as error:
+            raise TransientCatalogError(
+                f"{self._shown} does not answer: {self._safe(_why(error))}"
+            ) from None
+        try:
+            return str(response.json()["versions"]["acryldata/datahub"]["version"])
+        except (KeyError, TypeError, ValueError):
+            answer = self._safe(f"it answers {response.status_code} {response.reason}")
+            raise CatalogError(
+                f"{self._shown} is no DataHub server: {answer}. {_NOT_GMS}"
+            ) from None
 
     def deliver(self, proposals: Sequence[Proposal]) -> list[Refusal]:
         """Send them in their order, and give those that the server does not take.
@@ -199,10 +222,7 @@ class Server:
                 f"{self._shown} cannot take anything now: {answer}. {_LATER}",
                 _retry_after(response),
             )
-        raise CatalogError(
-            f"{self._shown} is no DataHub server: {answer}. MESH_DATAHUB_GMS_URL has to be that of "
-            "GMS (http://host:8080) or the frontend's way to it (https://host/api/gms)"
-        )
+        raise CatalogError(f"{self._shown} is no DataHub server: {answer}. {_NOT_GMS}")
 
     def _safe(self, text: str) -> str:
         """The text without our secrets, should somebody have put them there."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dagster_project.warehouse.migrations import Migrations
+
 if TYPE_CHECKING:
     import psycopg
 
-#: Of the advisory locks of the database, the one of who makes the tables.
-_LOCK = (0x6D657368, 0)
-#: Harmless where the thing exists.
-_STATEMENTS = (
-    "CREATE SCHEMA IF NOT EXISTS mesh",
+_FIRST = (
     # `event_id` is the storage id of the last event told; `declared` a digest of the declarations
     # that were told last, and `declarations` what of them has to be taken back once it is gone.
     """CREATE TABLE IF NOT EXISTS mesh.catalog_destinations (
@@ -36,26 +34,11 @@ _STATEMENTS = (
         ADD COLUMN IF NOT EXISTS event_mark text,
         ADD COLUMN IF NOT EXISTS reached bigint NOT NULL DEFAULT 0""",
 )
+BOOKS = Migrations("catalog books", "Dagster's database", (_FIRST,))
 _ARE_THERE = "SELECT to_regclass('mesh.catalog_dead_letters') IS NOT NULL"
-#: The column that was added last.
-_ARE_OF_NOW = (
-    "SELECT EXISTS (SELECT FROM pg_attribute WHERE attname = 'reached' "
-    "AND attrelid = to_regclass('mesh.catalog_destinations'))"
-)
 
 
 def are_there(connection: psycopg.Connection[Any]) -> bool:
     """Whether anybody has delivered anything."""
     row = connection.execute(_ARE_THERE).fetchone()
     return bool(row and row[0])
-
-
-def create(connection: psycopg.Connection[Any]) -> None:
-    """Make the tables as they are to be: `IF NOT EXISTS` fails where two do so at once."""
-    row = connection.execute(_ARE_OF_NOW).fetchone()
-    if row and row[0]:
-        return
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", _LOCK)
-        for statement in _STATEMENTS:
-            connection.execute(statement)

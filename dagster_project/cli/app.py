@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from dagster_project.cli.catalog import app as catalog
+from dagster_project.cli.deploy import app as deploy
 from dagster_project.cli.rejects import app as rejects
 from dagster_project.failures import MeshError
 from dagster_project.settings import Settings, get_settings
@@ -30,6 +31,7 @@ app = typer.Typer(
     with MESH_; [bold]mesh settings[/bold] lists them.""",
 )
 app.add_typer(catalog, name="catalog")
+app.add_typer(deploy, name="deploy")
 app.add_typer(rejects, name="rejects")
 
 

@@ -309,7 +309,7 @@ def _run(
         return
     make_schemas(url, (node_table(n) for n in models(manifest).values() if n["name"] in names))
     context.log.info(f"dbt builds {len(names)}: {', '.join(names) or 'only tests'}")
-    builds = get_settings().dbt_target.absolute() / "runs"
+    builds = get_settings().dbt_runs.absolute()
     _clear(builds)
     target = builds / context.run.run_id / uuid4().hex[:8]
     translator, project = TableTranslator(), _project()

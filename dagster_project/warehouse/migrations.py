@@ -73,8 +73,8 @@ class Migrations:
             return False
         if get_settings().env is not Environment.LOCAL:
             raise NotMigratedError(
-                f"the {self.tables} in {self.database} has {done} of the {len(self.steps)} steps "
-                "that this release needs: run `mesh deploy migrate`, which is done before a "
+                f"{self.database}: of the {self.tables} {done} of the {len(self.steps)} steps were "
+                "taken that this release needs. Run `mesh deploy migrate`, as is done before a "
                 "release starts"
             )
         self._migrate(run)
