@@ -60,6 +60,10 @@ class NotMigratedError(MeshError):
     """The project's own tables in a database are older than this code."""
 
 
+class NewerDatabaseError(MeshError):
+    """What is to be migrated was migrated by a newer release already."""
+
+
 class WarehouseError(MeshError):
     """The warehouse refused or could not be reached."""
 

@@ -170,7 +170,7 @@ class Settings(BaseSettings):
     dbt_target_dir: Path | None = Field(
         None,
         description="Where the parsed dbt project lies, as in an image that has it, written by "
-        "`mesh deploy prepare` and read only from then on: dbt/ under MESH_HOME if unset.",
+        "`mesh deploy prepare` and only read from then on: dbt/ under MESH_HOME if unset.",
     )
     sync_timeout: int = Field(
         3600, ge=1, description="Seconds after which a connector that still runs is stopped."
@@ -209,12 +209,17 @@ class Settings(BaseSettings):
     @property
     def dbt_target(self) -> Path:
         """Where the parsed dbt project lies, read by every code location."""
-        return self.dbt_target_dir or self.home / "dbt"
+        return self.dbt_target_dir or self.dbt_work
+
+    @property
+    def dbt_work(self) -> Path:
+        """Where dbt writes what it makes besides; the same folder on a laptop."""
+        return self.home / "dbt"
 
     @property
     def dbt_runs(self) -> Path:
         """What dbt writes while it builds: a folder a run."""
-        return self.home / "dbt" / "runs"
+        return self.dbt_work / "runs"
 
     @property
     def connectors(self) -> Path:

@@ -32,8 +32,8 @@ def dbt_environment(warehouse_url: str | None) -> dict[str, str]:
     """The environment variables that dbt_project/profiles.yml reads, and dbt's own settings."""
     environment = {
         # Where dbt finds what it parsed, and leaves what each invocation made.
-        "DBT_TARGET_PATH": str(get_settings().dbt_target.absolute()),
-        "DBT_LOG_PATH": str(get_settings().dbt_target.absolute()),
+        "DBT_TARGET_PATH": str(get_settings().dbt_work.absolute()),
+        "DBT_LOG_PATH": str(get_settings().dbt_work.absolute()),
         "DBT_PROFILES_DIR": str(DBT_PROJECT_DIR),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DO_NOT_TRACK": "1",
@@ -73,10 +73,28 @@ def project_digest() -> str:
 def ensure_manifest(settings: Settings | None = None) -> Path:
     """The manifest of the dbt project as it stands, parsed anew only if a file of it changed.
 
-    Needs no database. Code locations that load side by side parse once between them. Raises
-    DeclarationError with dbt's own message if the project does not parse.
+    Needs no database. Code locations that load side by side parse once between them. What lies in
+    MESH_DBT_TARGET_DIR was parsed where the image was built: nothing is written there. Raises
+    DeclarationError with dbt's own message if the project does not parse, or if what lies there was
+    parsed from other files.
     """
-    target = (settings or get_settings()).dbt_target
+    settings = settings or get_settings()
+    if settings.dbt_target_dir is None:
+        return parse_manifest(settings)
+    if is_parsed(settings):
+        return settings.dbt_target / "manifest.json"
+    there = (settings.dbt_target / "manifest.json").exists()
+    raise DeclarationError(
+        f"MESH_DBT_TARGET_DIR: {settings.dbt_target} "
+        f"{'was parsed from other files, or by another Python,' if there else 'holds nothing'} "
+        f"{'than these' if there else 'that was parsed'}: run `mesh deploy prepare` there, as the "
+        "image's build does, or leave the setting out to have the project parsed under MESH_HOME"
+    )
+
+
+def parse_manifest(settings: Settings) -> Path:
+    """As `ensure_manifest`, and parses into MESH_DBT_TARGET_DIR, too."""
+    target = settings.dbt_target
     manifest, stamp = target / "manifest.json", target / "parsed"
     digest = project_digest()
     if _is_parsed(manifest, stamp, digest):
@@ -90,9 +108,8 @@ def ensure_manifest(settings: Settings | None = None) -> Path:
                 stamp.write_text(digest)
     except OSError as error:
         raise DeclarationError(
-            f"{target} holds no dbt project that was parsed from these files by this Python, and "
-            f"cannot be written ({error.strerror}): run `mesh deploy prepare` where the image is "
-            "built, or leave MESH_DBT_TARGET_DIR out"
+            f"{target}, where the parsed dbt project is to lie, cannot be written: "
+            f"{error.strerror}. Free some disk space, or name a folder that you may write"
         ) from None
     return manifest
 
@@ -101,6 +118,17 @@ def is_parsed(settings: Settings) -> bool:
     """Whether the dbt project is parsed as it stands; nothing is done about it."""
     target = settings.dbt_target
     return _is_parsed(target / "manifest.json", target / "parsed", project_digest())
+
+
+def forget_parsed(settings: Settings) -> None:
+    """Have it all parsed anew, as for a warehouse whose database is called otherwise."""
+    for kept in ("parsed", "compiled.json"):
+        (settings.dbt_target / kept).unlink(missing_ok=True)
+
+
+def databases(manifest: Mapping[str, Any]) -> set[str]:
+    """The databases that the models are of: fixed when the project is parsed."""
+    return {node["database"] for node in manifest["nodes"].values()}
 
 
 def _is_parsed(manifest: Path, stamp: Path, digest: str) -> bool:

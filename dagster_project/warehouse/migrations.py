@@ -1,9 +1,10 @@
 """The project's own tables, by version: what a database has of them, and what this code needs.
 
-A step only adds: a table, or a column with a default. While a release is rolled out, and after it
-was rolled back, the code of before works on the same tables; so nothing that it reads or writes is
-taken away until no release that needs it is left. What a step says is harmless where the thing
-exists already, as in a database that is older than this bookkeeping.
+A step only adds: a table, or a column with a default (expand). While a release is rolled out, and
+after it was rolled back, the code of before works on the same tables: code that needs N steps runs
+on N and on N + 1. What nobody reads or writes any more is taken away by a later step, once no
+release that needs it is left (contract). A step that was released is never changed again. What the
+first one says is harmless where the thing exists, as in a database older than this bookkeeping.
 
 On a laptop the steps are taken as they are needed. Elsewhere `mesh deploy migrate` takes them, once
 and before the new code starts, by a role that may; the code itself only looks.
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dagster_project.failures import NotMigratedError
+from dagster_project.failures import NewerDatabaseError, NotMigratedError
 from dagster_project.settings import Environment, get_settings
 
 if TYPE_CHECKING:
@@ -62,10 +63,20 @@ class Migrations:
     def migrate(self, connection: psycopg.Connection[Any]) -> int:
         """Take the steps that are left, all or none of them; how many these were.
 
-        Who comes second waits for the first one, and finds nothing left.
+        Who comes second waits for the first one, and finds nothing left. Raises NewerDatabaseError
+        if a newer release has taken more.
         """
         with connection.transaction():
-            return self._migrate(_executing(connection))
+            run = _executing(connection)
+            taken = self._migrate(run)
+            if (done := self._done(run)) > len(self.steps):
+                raise NewerDatabaseError(
+                    f"{self.database}: {done} steps of the {self.tables} were taken, and this "
+                    f"release knows {len(self.steps)}: a newer one was here. Nothing was changed. "
+                    "This release runs with what the next one has added; to deploy one that is "
+                    "older still, restore the database of its time"
+                )
+            return taken
 
     def _prepare(self, run: _Run) -> bool:
         done = self._done(run)
