@@ -28,6 +28,10 @@ _FIRST = """CREATE TABLE IF NOT EXISTS mesh.profiles (
     distinct_values bigint, quantiles double precision[], categories jsonb,
     PRIMARY KEY (table_schema, table_name, partition, version, column_name))"""
 PROFILES = Migrations("profiles", "the warehouse", ((_FIRST,),))
+_COLUMNS = (
+    "table_schema, table_name, partition, version, column_name, profiled_at, rows, column_type, "
+    "nulls, looked_at, distinct_values, quantiles, categories"
+)
 _OF_TABLE = "table_schema = %(schema)s AND table_name = %(name)s"
 
 
@@ -126,7 +130,8 @@ class Profiles:
 
         with (
             self._connection.cursor() as cursor,
-            cursor.copy("COPY mesh.profiles FROM STDIN") as copy,
+            # Named: a newer release may have added some.
+            cursor.copy(f"COPY mesh.profiles ({_COLUMNS}) FROM STDIN".encode()) as copy,
         ):
             for key, name, found in lines:
                 categories = found.categories

@@ -65,6 +65,7 @@ def test_books_of_before_are_gone_on_with(url: str) -> None:
         for column in ("assets", "superseded", "declared_by", "declared_seen_at", "event_mark"):
             connection.execute(f"ALTER TABLE mesh.catalog_destinations DROP COLUMN {column}")
         connection.execute("ALTER TABLE mesh.catalog_destinations DROP COLUMN reached")
+        connection.execute("DROP TABLE mesh.migrations")
     with books_of(url, NAME) as books:
         assert (books.event_id, books.event_mark, books.reached) == (7, None, 0)
         books.told_events(8, mark="a")
