@@ -21,6 +21,7 @@ from dagster_project.deployment.migration import (
     OF_WAREHOUSE,
     dagster_url,
     knows,
+    lacking,
     revisions,
 )
 from dagster_project.domain import domain_names
@@ -202,6 +203,8 @@ def _dagster(settings: Settings, _: Collection[str]) -> str:
     with connect(url, "looking at Dagster's database"):
         pass
     old = {name: now for name, (now, needed) in revisions(url).items() if now != needed}
+    if not old and (names := lacking(url)):
+        raise AmissError(f"{place(url)} lacks {', '.join(names)}, which Dagster needs: {_MIGRATE}")
     if not old:
         return f"{place(url)}: Dagster's tables are up to date"
     if None in old.values():

@@ -8,13 +8,19 @@ the middle has done a step or has not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import dagster as dg
 import dagster_postgres.run_storage
+import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from dagster._core.storage.event_log import SqlEventLogStorageMetadata
+from dagster._core.storage.runs import RunStorageSqlMetadata
+from dagster._core.storage.schedules import ScheduleStorageSqlMetadata
+from dagster._core.storage.sql import stamp_alembic_rev
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import pg_alembic_config
 
@@ -29,6 +35,11 @@ from dagster_project.warehouse.migrations import LOCK, Migrations
 #: Our tables, by the database that they lie in.
 OF_WAREHOUSE = (LEDGER, PROFILES)
 OF_DAGSTER = (BOOKS,)
+_METADATA: tuple[sa.MetaData, ...] = (
+    RunStorageSqlMetadata,
+    SqlEventLogStorageMetadata,
+    ScheduleStorageSqlMetadata,
+)
 #: What is said where all was done before.
 NOTHING = "nothing to do"
 
@@ -68,6 +79,14 @@ def revisions(url: str) -> Mapping[str, tuple[str | None, str | None]]:
     return {name: each.alembic_version() for name, each in storages.items()}
 
 
+def lacking(url: str) -> list[str]:
+    """Which of the tables that this release's Dagster makes are not there."""
+    needed = {name for metadata in _METADATA for name in metadata.tables}
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return sorted(needed - set(sa.inspect(connection).get_table_names()))
+
+
 def knows(revision: str) -> bool:
     """Whether this release's Dagster knows such a revision; of a newer one it does not."""
     scripts = ScriptDirectory.from_config(pg_alembic_config(dagster_postgres.run_storage.__file__))
@@ -97,12 +116,35 @@ def _dagsters(url: str) -> str:
             "which this one does not know. Nothing was changed: deploy that release, or restore "
             "the database of this one's time"
         )
-    if all(now == needed for now, needed in before.values()):
+    is_old = any(now and now != needed for now, needed in before.values())
+    is_new = not is_old and bool(lacking(url))
+    if not is_old and not is_new and all(now for now, _ in before.values()):
         return f"Dagster's tables: {NOTHING}"
-    with dg.DagsterInstance.get() as instance:
+    if not is_old:
+        _make(url)
+    # How far it is with tables in which nothing is, nobody has to see.
+    quiet = redirect_stderr(StringIO()) if is_new else nullcontext()
+    with dg.DagsterInstance.get() as instance, quiet:
         instance.upgrade()
-    is_new = not any(now for now, _ in before.values())
+        if is_new:
+            # What it notes of tables that it has made itself: that they need none of this.
+            instance.reindex()
     return f"Dagster's tables: {'made' if is_new else 'migrated'}"
+
+
+def _make(url: str) -> None:
+    """All that are not there, and which revision they are of, in one transaction.
+
+    Dagster makes them one by one when it first opens them: of who is killed in between, half would
+    be there, and would be taken for all.
+    """
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for metadata in _METADATA:
+            metadata.create_all(connection)
+        # Commits.
+        stamp_alembic_rev(pg_alembic_config(dagster_postgres.run_storage.__file__), connection)
+        connection.commit()
 
 
 @contextmanager

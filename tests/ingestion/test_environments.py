@@ -20,8 +20,9 @@ from dagster_project.ingestion.environments import (
     available,
     ensure_environment,
     install_all,
+    installed,
 )
-from dagster_project.settings import PROJECT, REQUIREMENTS
+from dagster_project.settings import PROJECT, REQUIREMENTS, get_settings
 
 
 def lines_of(package: str) -> str:
@@ -186,3 +187,19 @@ def test_the_reference_data_comes_without_what_only_its_code_needs(tmp_path: Pat
 
 def test_the_platforms_own_connectors_are_there() -> None:
     assert available() == [REFERENCE_DATA, "source-declarative-manifest", "source-faker"]
+
+
+def test_environments_lie_where_the_setting_says_as_in_an_image(
+    tmp_path: Path,
+    requirements: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_settings: None,
+) -> None:
+    monkeypatch.setenv("MESH_CONNECTORS_DIR", str(tmp_path / "image"))
+    get_settings.cache_clear()
+    home = tmp_path / "home"
+    assert not installed("tiny", home, requirements)
+    environment = ensure_environment("tiny", home, requirements=requirements)
+    assert environment == tmp_path / "image" / "tiny"
+    assert installed("tiny", home, requirements)
+    assert not home.exists()

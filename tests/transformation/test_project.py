@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 from dagster_project.failures import DeclarationError
-from dagster_project.settings import Settings
+from dagster_project.settings import Settings, get_settings
 from dagster_project.transformation import project
-from dagster_project.transformation.project import dbt_environment, ensure_manifest, read_manifest
+from dagster_project.transformation.project import (
+    dbt_environment,
+    ensure_manifest,
+    parse_manifest,
+    read_manifest,
+)
 
 PROFILES = """\
 mesh:
@@ -92,6 +97,54 @@ def test_a_mistake_in_a_model_is_told_in_dbts_words_and_is_not_taken_for_parsed(
     monkeypatch.setattr(project, "_parse", again.append)
     ensure_manifest(dbt.settings)
     assert again == [dbt.settings.dbt_target]
+
+
+def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def test_what_an_image_was_built_with_is_read_and_never_written(
+    dbt: Project, tmp_path: Path
+) -> None:
+    baked = tmp_path / "baked"
+    dbt.settings = Settings(home=tmp_path / "home", dbt_target_dir=baked)
+    with pytest.raises(DeclarationError, match="holds nothing that was parsed: run `mesh deploy p"):
+        ensure_manifest(dbt.settings)
+    assert not baked.exists()
+
+    parse_manifest(dbt.settings)
+    before = everything_in(baked)
+    assert dbt.models() == {"one"}
+    assert ensure_manifest(dbt.settings) == baked / "manifest.json"
+    assert everything_in(baked) == before
+    assert dbt.parses == 1
+
+    dbt.model.write_text("select 2 as id")
+    with pytest.raises(DeclarationError, match="was parsed from other files") as caught:
+        dbt.models()
+    assert "run `mesh deploy prepare`" in str(caught.value)
+    assert str(baked) in str(caught.value)
+    assert everything_in(baked) == before
+    assert dbt.parses == 1
+    assert not (tmp_path / "home").exists()
+
+    parse_manifest(dbt.settings)
+    assert dbt.models() == {"one"}
+    assert dbt.parses == 2
+
+
+def test_what_people_do_with_dbt_is_written_beside_what_an_image_was_built_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_settings: None
+) -> None:
+    monkeypatch.setenv("MESH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MESH_DBT_TARGET_DIR", str(tmp_path / "baked"))
+    get_settings.cache_clear()
+    written = {dbt_environment(None)[name] for name in ("DBT_TARGET_PATH", "DBT_LOG_PATH")}
+    assert written == {str(tmp_path / "home" / "dbt")}
+    assert get_settings().dbt_runs == tmp_path / "home" / "dbt" / "runs"
 
 
 def test_dbt_is_told_the_warehouse_by_its_environment_and_the_password_by_a_scrubbed_variable() -> (
