@@ -44,6 +44,15 @@ class Environment(StrEnum):
         return self is Environment.PRODUCTION
 
 
+class Executor(StrEnum):
+    """What executes the steps of a location's runs."""
+
+    #: Side by side in the run's own process, or pod.
+    MULTIPROCESS = "multiprocess"
+    #: Each in a Kubernetes Job of its own.
+    K8S_JOB = "k8s_job"
+
+
 def _postgresql(url: SecretStr) -> SecretStr:
     scheme, _, rest = url.get_secret_value().partition("://")
     if scheme == "postgres":
@@ -184,6 +193,12 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="Steps of one run that may run side by side; the CPU count if unset.",
+    )
+
+    executor: Executor = Field(
+        Executor.MULTIPROCESS,
+        description="What executes the steps of a run: multiprocess, in the run's own process; on "
+        "Kubernetes k8s_job, each in a Job of its own, for locations whose steps are all heavy.",
     )
 
     @property

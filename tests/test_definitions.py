@@ -23,7 +23,7 @@ from dagster_project.transformation.versions import node_table
 from tests.checkout import Checkout
 
 DOMAINS = domain_names()
-HEAVY = ("great_expectations", "datahub", "pandas", "airbyte_cdk", "superset")
+HEAVY = ("great_expectations", "datahub", "pandas", "airbyte_cdk", "superset", "kubernetes")
 #: Where data comes in: the graph has no gap if every mart goes back to one of these.
 ORIGINS = ("source", "landing")
 

@@ -18,7 +18,7 @@ from dagster_project.orchestration.alerts import alert_sensor
 from dagster_project.orchestration.conditions import automation
 from dagster_project.orchestration.execution import forking_executor
 from dagster_project.orchestration.landing import landing_sensor
-from dagster_project.settings import PACKAGE, PROJECT, get_settings
+from dagster_project.settings import PACKAGE, PROJECT, Executor, get_settings
 
 
 def job_name(domain: str) -> str:
@@ -50,9 +50,20 @@ def domain_definitions(name: str) -> dg.Definitions:
         asset_checks=checks,
         jobs=[job],
         sensors=[automation(name), alert_sensor(name, promised), *_landing_sensors(name)],
-        executor=forking_executor,
+        executor=_executor(),
     )
     return dg.Definitions.merge(found, policy)
+
+
+def _executor() -> dg.ExecutorDefinition:
+    """What this location's settings choose."""
+    chosen: dg.ExecutorDefinition = forking_executor
+    if get_settings().executor is Executor.K8S_JOB:
+        # The client of Kubernetes is loaded where there is a cluster, and takes a second there.
+        from dagster_project.orchestration.step_pods import step_pods
+
+        chosen = step_pods
+    return chosen
 
 
 def _landing_sensors(domain: str) -> list[dg.SensorDefinition]:
