@@ -31,6 +31,7 @@ def commands() -> list[list[str]]:
         ["requirements/bootstrap.in", "-o", bootstrap],
         ["pyproject.toml", "requirements/bootstrap.in", "-c", bootstrap, "-o", platform],
         ["requirements/dev.in", "-c", platform, "-o", "requirements/dev.txt"],
+        ["requirements/deploy.in", "-c", platform, "-o", "requirements/deploy.txt"],
         # Only its files are read: pandas, on which it depends, is not installed with it.
         ["--no-deps", "requirements/reference-data.in", "-o", "requirements/reference-data.txt"],
     ]

@@ -304,6 +304,14 @@ def code_server(domain: str, values: Values) -> Spec:
     }
 
 
+def probe(values: Values, kind: str) -> list[str]:
+    """The command of a code server's probe: the chart's own where the values have none."""
+    (own,) = values["deployments"]
+    check = ["dagster", "api", "grpc-health-check", "-p", str(own["port"])]
+    found: list[str] = own[kind].get("exec", {}).get("command", check)
+    return found
+
+
 def container_context(domain: str, values: Values) -> Values:
     """What of a code server goes for its runs as well."""
     (own,) = values["deployments"]

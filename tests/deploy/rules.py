@@ -121,6 +121,9 @@ def domain_faults(values: Values) -> list[str]:
         faults.append(f"{path}: dagsterApiGrpcArgs, and not codeServerArgs: {kinds or 'neither'}")
     if not own.get("includeConfigInLaunchedRuns", {}).get("enabled"):
         faults.append(f"{path}: its runs would have neither its secrets nor its volumes")
+    for probe in ("readinessProbe", "livenessProbe"):
+        if own.get(probe, {}).keys() >= {"exec", "enabled"}:
+            faults.append(f"{path}.{probe}: `enabled` would be passed on, and Kubernetes refuse it")
     if own.get("podSecurityContext", {}).get("fsGroup") is None:
         faults.append(f"{path}: an fsGroup, or the volumes are root's")
     return faults + container_faults(

@@ -73,7 +73,7 @@ def on_this_machine(postgres: Endpoint, cluster: Cluster) -> tuple[Values, dict[
     """The values, with other addresses: everything has its own host elsewhere."""
     ports = {domain: free_port() for domain in domains()}
     port = free_port()
-    probe = {"httpGet": {"port": port}}
+    asks = {"httpGet": {"port": port}}
     values = merge(
         platform("kind"),
         {
@@ -85,7 +85,7 @@ def on_this_machine(postgres: Endpoint, cluster: Cluster) -> tuple[Values, dict[
             },
             "dagsterWebserver": {
                 "service": {"port": port},
-                **dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), probe),
+                **dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), asks),
                 "workspace": {
                     "servers": [
                         {"host": "127.0.0.1", "port": each, "name": domain}
@@ -232,9 +232,9 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
 
 
 def test_probes_say_that_what_serves_is_ready(rehearsal: Rehearsal) -> None:
-    for kind in ("startupProbe", "readinessProbe"):
-        assert {rehearsal.probe(domain, kind) for domain in rehearsal.domains} == {0}
-    assert rehearsal.probe("fleet", "livenessProbe") == 0
+    assert {rehearsal.probe(domain, "startupProbe") for domain in rehearsal.domains} == {0}
+    for kind in ("readinessProbe", "livenessProbe"):
+        assert rehearsal.probe("fleet", kind) == 0
     path = rehearsal.values["dagsterWebserver"]["readinessProbe"]["httpGet"]["path"]
     with socket.create_connection(("127.0.0.1", rehearsal.ui.port)) as connection:
         connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())

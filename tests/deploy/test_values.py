@@ -84,9 +84,14 @@ def nowhere_to_write(values: Values) -> None:
     values["deployments"][0]["volumeMounts"].pop()
 
 
+def a_probe_that_is_passed_on(values: Values) -> None:
+    values["deployments"][0]["readinessProbe"]["exec"] = {"command": ["true"]}
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
+        (a_probe_that_is_passed_on, "readinessProbe: `enabled` would be passed on"),
         (typo_in_a_deployment, "deployments[0].envSecret: the chart knows no such key"),
         (no_tag, "deployments[0].image.tag"),
         (both_kinds_of_arguments, "['dagsterApiGrpcArgs', 'codeServerArgs']"),
