@@ -40,7 +40,8 @@ if ! kubectl get secret postgres --namespace mesh >/dev/null 2>&1; then
     --from-literal url="postgresql://dagster:$dagster@postgres:5432/dagster"
   for empty in mesh-datahub mesh-commerce mesh-fleet mesh-flights mesh-weather; do secret "$empty"; done
   # Last: who finds it finds the others.
-  secret postgres --from-literal mesh="$mesh" --from-literal dagster="$dagster"
+  secret postgres --from-literal postgres="$(openssl rand -hex 16)" \
+    --from-literal mesh="$mesh" --from-literal dagster="$dagster"
 fi
 
 say "PostgreSQL and object store"
@@ -50,6 +51,9 @@ kubectl rollout status --namespace mesh --timeout 180s deployment/postgres deplo
 say "Dagster and the domains"
 helmfile --file deploy/helmfile.yaml.gotmpl --environment kind apply --state-values-set \
   "tags.platform=$TAG,tags.commerce=$TAG,tags.fleet=$TAG,tags.flights=$TAG,tags.weather=$TAG"
+
+say "is all there?"
+helm test dagster --namespace mesh --logs
 
 say "the reference pipelines"
 kubectl port-forward --namespace mesh service/dagster-dagster-webserver 3000:3000 >/dev/null &

@@ -27,7 +27,8 @@ def test_every_setting_that_the_values_name_exists() -> None:
     for path in [*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.env"), DEPLOY / "image" / "Dockerfile"]:
         named |= set(re.findall(r"\bMESH_[A-Z_]+\b", path.read_text()))
     assert named
-    assert named <= known
+    # The last is of a script inside of PostgreSQL's own image.
+    assert named - known <= {"MESH_PASSWORD"}
 
 
 def test_secrets_that_are_named_are_documented() -> None:

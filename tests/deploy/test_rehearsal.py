@@ -40,6 +40,7 @@ from tests.deploy.charts import (
     extra_manifests,
     merge,
     platform,
+    probe,
     webserver,
 )
 from tests.deploy.cluster import Cluster, Pod
@@ -121,6 +122,17 @@ class Rehearsal:
     servers: dict[str, Pod] = field(default_factory=dict)
     ui: Ui = field(init=False)
 
+    def job(self, name: str) -> Pod:
+        """A pod of a Job that the values add, run to its end."""
+        (manifest,) = (
+            each
+            for each in extra_manifests(self.values)
+            if each["kind"] == "Job" and each["metadata"]["name"].endswith(name)
+        )
+        pod = self.cluster.start(name, manifest["spec"]["template"]["spec"])
+        pod.process.wait(manifest["spec"]["activeDeadlineSeconds"])
+        return pod
+
     def upgrade(self, domain: str, tag: str) -> None:
         """What `helm upgrade` of the domain's release does: a code server with another image."""
         self.domains[domain]["deployments"][0]["image"]["tag"] = tag
@@ -129,8 +141,8 @@ class Rehearsal:
 
     def probe(self, domain: str, kind: str) -> int:
         """What the probe of the code server says, as a kubelet asks it: in the container."""
-        (own,) = self.domains[domain]["deployments"]
-        command = [part.replace("3030", str(own["port"])) for part in own[kind]["exec"]["command"]]
+        port = str(self.domains[domain]["deployments"][0]["port"])
+        command = [part.replace("3030", port) for part in probe(self.domains[domain], kind)]
         pod = self.servers[domain]
         asked = subprocess.run(command, env=pod.environment, capture_output=True, check=False)
         return asked.returncode
@@ -217,6 +229,9 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
             **{f"mesh-{domain}": {} for domain in found},
         }
         there = Rehearsal(cluster, values, found, Lake(lake), postgres)
+        # As the hook does: before anything starts.
+        migrated = there.job("migrate")
+        assert migrated.process.returncode == 0, migrated.log
         for domain in found:
             there.upgrade(domain, "0.1.0")
         web = cluster.start("webserver", webserver(values))
@@ -239,6 +254,21 @@ def test_probes_say_that_what_serves_is_ready(rehearsal: Rehearsal) -> None:
     with socket.create_connection(("127.0.0.1", rehearsal.ui.port)) as connection:
         connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         assert b" 200 " in connection.recv(100)
+
+
+def test_to_migrate_again_does_no_harm(rehearsal: Rehearsal) -> None:
+    again = rehearsal.job("migrate")
+    assert again.process.returncode == 0, again.log
+    assert again.log.count("up to date") >= 3
+
+
+def test_the_check_finds_what_is_not_there_and_nothing_else(rehearsal: Rehearsal) -> None:
+    # Here runs have the image without connectors.
+    check = rehearsal.job("check")
+    assert check.process.returncode == 1
+    assert [line.split()[0] for line in check.log.splitlines() if " amiss " in line] == [
+        "connectors"
+    ], check.log
 
 
 def test_a_domain_is_killed_and_upgraded_while_anothers_run_goes_on(rehearsal: Rehearsal) -> None:
