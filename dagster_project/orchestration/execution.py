@@ -30,6 +30,7 @@ from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from dagster_project.orchestration.pools import set_limits
 from dagster_project.orchestration.run_process import PROCESS, RunProcess
+from dagster_project.orchestration.storage import wait_for_database
 from dagster_project.parent import interrupt_with_parent
 from dagster_project.quality.server import validation_server
 from dagster_project.settings import get_settings
@@ -88,6 +89,7 @@ class ForkingExecutor(MultiprocessExecutor):
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
+        wait_for_database()
         run, instance = plan_context.dagster_run, plan_context.instance
         if RunProcess.of(run) is None:  # one that Dagster's own launcher started
             instance.add_run_tags(run.run_id, {PROCESS: str(RunProcess.current(run.run_id))})

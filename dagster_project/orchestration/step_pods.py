@@ -9,6 +9,7 @@ step to step by way of the lake and the warehouse.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,10 @@ from dagster_k8s.job import construct_dagster_k8s_job
 from kubernetes.client import ApiClient
 
 from dagster_project.orchestration.pools import set_limits
+from dagster_project.orchestration.storage import wait_for_database
+
+if os.environ.get("DAGSTER_RUN_STEP_KEY"):  # this is the pod of a step
+    wait_for_database()
 
 #: The tag of an asset's op with the resources of its step:
 #: `op_tags={RESOURCES: {"container_config": {"resources": {"requests": {"memory": "4Gi"}}}}}`.
@@ -43,6 +48,7 @@ def step_pods(init_context: InitExecutorContext) -> Executor:
     with the run's pod: else the step of a run that was lost would work on, beside the one that is
     started in its place.
     """
+    wait_for_database()
     set_limits(init_context.instance)
     create = k8s_job_executor.executor_creation_fn
     assert create

@@ -6,15 +6,18 @@ connection some 5 ms of processor time: a third of what a whole run takes.
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import weakref
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres import DagsterPostgresStorage, utils
 from dagster_postgres.utils import (
+    DagsterPostgresException,
     create_pg_engine,
     get_token_provider_from_config,
     pg_url_from_config,
@@ -30,6 +33,37 @@ _UNTOLD = sa.text(
 )
 #: Connections that a process opens at most when several of its threads write at once.
 AT_ONCE = 20
+#: Seconds that a run waits for Dagster's database to come back, and between two looks.
+PATIENCE, PAUSE = 180.0, 2.0
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("dagster.storage")
+
+
+def wait_for_database() -> None:
+    """Have this process, and what it forks, wait for Dagster's PostgreSQL while it restarts.
+
+    Dagster gives up after eleven seconds, and a run that cannot write an event is a failed run. For
+    runs only: who serves people is to say that nobody answers.
+    """
+    utils.retry_pg_connection_fn = _persist  # type: ignore[assignment]
+
+
+def _persist(connect: Callable[[], T], *_: object, **__: object) -> T:
+    give_up: float | None = None
+    while True:
+        try:
+            return connect()
+        except (sa.exc.DatabaseError, sa.exc.TimeoutError) as error:
+            if give_up is None:
+                give_up = time.monotonic() + PATIENCE
+                _logger.warning("Dagster's database does not answer, and is waited for: %s", error)
+            if time.monotonic() > give_up:
+                raise DagsterPostgresException(
+                    f"Dagster's database did not answer for {PATIENCE:.0f} s"
+                ) from error
+        time.sleep(PAUSE)
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ LAUNCH = """mutation ($location: String!, $job: String!) { launchRun(executionPa
         __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 TERMINATE = """mutation ($run: String!) { terminateRun(runId: $run) { __typename
     ... on TerminateRunFailure { message } } }"""
+#: Seconds that PostgreSQL is away: longer than whoever would not wait for it at all.
+AWAY = 20.0
 HEADER = (
     "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,"
     "flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour"
@@ -161,6 +164,26 @@ class Rehearsal:
                 repositoryLocationName: $name) { __typename } }""",
             name=domain,
         )
+
+    @contextmanager
+    def server_away(self) -> Iterator[None]:
+        """While it lasts nobody answers where PostgreSQL was."""
+        server = EmbeddedPostgres(self.cluster.folder.parent / "postgres")
+        assert server.stop(force=True)
+        try:
+            yield
+        finally:
+            assert server.pin().port == self.postgres.port
+
+    def answers(self) -> bool:
+        """Whether the webserver does, from its database."""
+        with suppress(OSError):
+            return bool(self.ui.runs())
+        return False
+
+    def servers_that_stay(self) -> list[Pod]:
+        """The pods of webserver, daemon and code servers that nobody ended."""
+        return [self.cluster.pods["webserver"], self.cluster.pods["daemon"], *self.servers.values()]
 
     def drop(self, *days: int) -> None:
         """Drop a file of flights for each of these days of June."""
@@ -323,6 +346,25 @@ def test_a_run_whose_pod_is_lost_is_noticed_and_goes_on_in_another(rehearsal: Re
     assert again["parentRunId"] == lost["runId"]
     assert ui.ended(again["runId"])
     assert {11, 12} <= set(rehearsal.loaded())
+
+
+def test_a_run_goes_on_when_the_database_was_away(rehearsal: Rehearsal) -> None:
+    ui = rehearsal.ui
+    before = {run["runId"] for run in ui.runs()}
+    rehearsal.drop(21, 22)
+    run = rehearsal.run_of("flights", before)
+    pod = rehearsal.cluster.run_pod(run["runId"])
+    until(lambda: ui.run(run["runId"])["status"] in {"STARTED", *OVER}, "it did not start")
+    with rehearsal.server_away():
+        time.sleep(AWAY)
+    until(rehearsal.answers, "the webserver does not find its database again")
+    ended = ui.ended(run["runId"])
+    assert {21, 22} <= set(rehearsal.loaded()), pod.log[-3000:]
+    # Neither was it lost, nor was another one needed.
+    assert "flights_raw/flights: row_count" in pod.log, pod.log[-3000:]
+    others = [each for each in ui.runs() if each["parentRunId"] == ended["runId"]]
+    assert not others
+    assert all(pod.process.poll() is None for pod in rehearsal.servers_that_stay())
 
 
 def test_what_a_step_printed_is_shown_though_its_pod_is_gone(rehearsal: Rehearsal) -> None:

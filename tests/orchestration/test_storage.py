@@ -8,8 +8,12 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+import sqlalchemy as sa
 import yaml
+from dagster_postgres import utils
 
+from dagster_project.orchestration import storage
+from dagster_project.orchestration.storage import wait_for_database
 from dagster_project.warehouse.embedded import DAGSTER, Endpoint
 
 CONFIG = {
@@ -80,3 +84,42 @@ def test_a_lost_connection_is_replaced(
     )
     report(instance, 1)
     assert events(instance) - there == 1
+
+
+def test_a_run_waits_for_a_database_that_restarts(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils, "retry_pg_connection_fn", utils.retry_pg_connection_fn)
+    monkeypatch.setattr(storage, "PAUSE", 0.01)
+    wait_for_database()
+    tries: list[int] = []
+    engine = instance.event_log_storage._engine
+    connect = engine.connect
+
+    def refused_at_first() -> sa.Connection:
+        tries.append(1)
+        if len(tries) < 20:  # Dagster itself gives up after the sixth
+            raise sa.exc.OperationalError("connect", None, Exception("refused"))
+        return connect()
+
+    monkeypatch.setattr(engine, "connect", refused_at_first)
+    report(instance, 1)
+    assert len(tries) >= 20
+    monkeypatch.setattr(engine, "connect", connect)
+    assert events(instance) >= 1
+
+
+def test_a_database_that_does_not_come_back_is_not_waited_for_for_ever(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils, "retry_pg_connection_fn", utils.retry_pg_connection_fn)
+    monkeypatch.setattr(storage, "PAUSE", 0.01)
+    monkeypatch.setattr(storage, "PATIENCE", 0.05)
+    wait_for_database()
+
+    def refused() -> sa.Connection:
+        raise sa.exc.OperationalError("connect", None, Exception("refused"))
+
+    monkeypatch.setattr(instance.event_log_storage._engine, "connect", refused)
+    with pytest.raises(utils.DagsterPostgresException, match="did not answer for"):
+        report(instance, 1)
