@@ -378,6 +378,32 @@ def test_what_a_step_printed_is_shown_though_its_pod_is_gone(rehearsal: Rehearsa
     assert found["stderr"] or found["stdout"]
 
 
+def test_each_step_of_a_location_can_be_a_job(rehearsal: Rehearsal) -> None:
+    ui = rehearsal.ui
+    (own,) = rehearsal.domains["flights"]["deployments"]
+    (chosen,) = (each for each in own["env"] if each["name"] == "MESH_EXECUTOR")
+    chosen["value"] = "k8s_job"
+    rehearsal.servers["flights"].kill()
+    rehearsal.upgrade("flights", "0.3.0")
+    until(lambda: rehearsal.probe("flights", "startupProbe") == 0, "flights does not serve")
+    rehearsal.reload("flights")
+    before = {run["runId"] for run in ui.runs()}
+    rehearsal.drop(25)
+    run = rehearsal.run_of("flights", before)
+    ended = ui.ended(run["runId"])
+    steps = {
+        job["metadata"]["labels"]["dagster/op"]: rehearsal.cluster.of_job(name)[0]
+        for name, job in rehearsal.cluster.jobs.items()
+        if job["metadata"]["labels"]["app.kubernetes.io/component"] == "step_worker"
+    }
+    assert {"load_flights_raw_flights", "expect_flights_raw_flights"} <= steps.keys(), ended
+    assert 25 in rehearsal.loaded(), steps["load_flights_raw_flights"].log[-3000:]
+    # The check found what it finds in a run's pod, too.
+    assert "flights_raw/flights: row_count" in steps["expect_flights_raw_flights"].log
+    images = {pod.spec["containers"][0]["image"] for pod in steps.values()}
+    assert images == {"mesh:0.3.0"}
+
+
 def test_the_deliverer_follows_and_ends_when_it_is_told(rehearsal: Rehearsal) -> None:
     (manifest,) = (
         each for each in extra_manifests(rehearsal.values) if each["kind"] == "Deployment"
