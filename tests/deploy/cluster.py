@@ -165,7 +165,8 @@ class Cluster:
         environment |= {"TMPDIR": str(places.get("/tmp", folder))}
         (folder / "environment.json").write_text(json.dumps(environment))
         command = [*container.get("command", ()), *container.get("args", ())]
-        command = [real(part) for part in command]
+        # A pod has an address of its own; this machine's are for others, too.
+        command = [real(part).replace("0.0.0.0", "127.0.0.1") for part in command]
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 command,

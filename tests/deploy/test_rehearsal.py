@@ -173,6 +173,7 @@ class Rehearsal:
         try:
             yield
         finally:
+            # Kept running by nobody but this, until the rehearsal ends it.
             assert server.pin().port == self.postgres.port
 
     def answers(self) -> bool:
@@ -267,6 +268,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         )
         assert there.locations() == loaded, web.log
         yield there
+    EmbeddedPostgres(folder / "postgres").stop(force=True)
 
 
 def test_probes_say_that_what_serves_is_ready(rehearsal: Rehearsal) -> None:
