@@ -126,7 +126,8 @@ def turn(item: pytest.Item) -> int:
     """
     group = together(item.nodeid)
     first = {"e2e": 0, "e2e ui": 2}
-    return first.get(group, 1 if "/components/" in group else 3)
+    is_long = "/components/" in group or "rehearsal" in group
+    return first.get(group, 1 if is_long else 3)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -138,6 +139,11 @@ class Together(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return together(nodeid)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are processors: many tests wait for a daemon, a server or a clock."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
