@@ -231,7 +231,7 @@ def _updated(
         domain=domain,
         asset_key=key,
         at=entry.timestamp,
-        partition=_range(days) if made.partition and days else made.partition,
+        partition=_range(days) if days and made.partition and is_last else made.partition,
         rows=rows,
         columns=len(columns) if columns is not None and is_last else None,
         counts=counts,

