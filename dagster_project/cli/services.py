@@ -108,7 +108,8 @@ def is_home(folder: Path) -> bool:
 
 def _write_if_other(path: Path, content: str) -> None:
     if not path.exists() or path.read_text() != content:
-        beside = path.with_suffix(".new")
+        # Of this process alone: two commands may prepare a home at once.
+        beside = path.with_suffix(f".{os.getpid()}")
         beside.write_text(content)
         beside.replace(path)
 
