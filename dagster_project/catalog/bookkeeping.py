@@ -20,14 +20,13 @@ from dagster_project.catalog import tables
 from dagster_project.catalog.said_once import is_said_once
 from dagster_project.failures import BusyError, CatalogError, TransientCatalogError
 from dagster_project.warehouse.connection import CONNECT_TIMEOUT, masked, place
+from dagster_project.warehouse.migrations import LOCK
 
 if TYPE_CHECKING:
     import psycopg
 
 Record = Mapping[str, Any]
 
-#: Of the advisory locks of the database, those of deliverers.
-_LOCKS = 0x6D657368
 _WAITING = (
     "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
     "AND classid = %s AND objid = %s::bigint::oid AND objsubid = 2 "
@@ -102,7 +101,7 @@ class Books:
         """Whether somebody waits for them: who has them open all the time gives way."""
         # What is locked is shown without a sign.
         lock = _lock(self.destination) & 0xFFFFFFFF
-        row = self._connection.execute(_WAITING, (_LOCKS, lock)).fetchone()
+        row = self._connection.execute(_WAITING, (LOCK, lock)).fetchone()
         return bool(row and row[0])
 
     @property
@@ -377,7 +376,7 @@ def _take(connection: psycopg.Connection[Any], destination: str, patience: float
     """Take the lock of a destination, until the connection is closed. Raises BusyError."""
     import psycopg
 
-    key = (_LOCKS, _lock(destination))
+    key = (LOCK, _lock(destination))
     row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone()
     if row and row[0]:
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dagster_project.failures import MeshError, WarehouseError
 from dagster_project.settings import Settings, get_settings
-from dagster_project.warehouse.connection import connect, place
+from dagster_project.warehouse.connection import OLDEST, connect, place
 from dagster_project.warehouse.embedded import (
     DAGSTER,
     MESH,
@@ -18,9 +18,6 @@ from dagster_project.warehouse.embedded import (
     EmbeddedPostgres,
     Endpoint,
 )
-
-#: The oldest PostgreSQL that will do, as a major version.
-OLDEST = 16
 
 _WRITTEN_BY = "# Written by `mesh`; changes are overwritten."
 _DAGSTER_YAML = f"""\

@@ -31,11 +31,9 @@ from dagster_project.ingestion.environments import installed
 from dagster_project.lake.store import Lake
 from dagster_project.settings import PREFIX, Environment, Settings, warehouse_url
 from dagster_project.transformation.project import databases, is_parsed, read_manifest
-from dagster_project.warehouse.connection import connect, masked, place
+from dagster_project.warehouse.connection import OLDEST, connect, masked, place
 from dagster_project.warehouse.migrations import Migrations
 
-#: The oldest PostgreSQL that will do, as a major version.
-OLDEST = 16
 #: Seconds that a check may take: what does not answer by then does not answer.
 PATIENCE = 15.0
 #: Settings without which an environment that is no laptop has nothing to work with.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _TRANSIENT = ("08", "53", "57P", "40")
 #: What PostgreSQL says of a table with more, or wider, columns than it can have.
 _TOO_WIDE = re.compile(r"row is too big|tables can have at most \d+ columns")
+#: The oldest PostgreSQL that will do, as a major version.
+OLDEST = 16
 #: Seconds that connecting may take.
 CONNECT_TIMEOUT = 10
 #: What a server that can be reached says to whom it does not know.
