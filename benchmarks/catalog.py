@@ -35,7 +35,7 @@ RUNS = 5
 EVENTS = int(os.environ.get("BENCH_CATALOG_EVENTS", "100000"))
 DOMAIN = "weather"
 #: Seconds in which what waits is delivered.
-_CATCHES_UP = 6
+_CATCHES_UP = 8
 _RUNS = """
     INSERT INTO runs (run_id, snapshot_id, pipeline_name, status, run_body, start_time, end_time)
     SELECT md5(run_id || %(number)s), snapshot_id, pipeline_name, status,

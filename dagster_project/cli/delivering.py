@@ -22,7 +22,7 @@ from dagster_project.settings import PROJECT, Settings, get_settings
 #: Seconds after which a process that failed is started again: at first, and at most.
 _PAUSE, _LONGEST = 1.0, 60.0
 #: How far behind runs it stands where processor time is short.
-_NICE = 10
+_NICE = 19
 #: Seconds that it gets to end once it was told to.
 _GRACE = 5.0
 

@@ -37,9 +37,9 @@ from dagster_project.warehouse.connection import masked
 
 #: Under which name, and to whom, what is the matter is told.
 NAME, OWNER = "catalog", "who runs the platform"
-#: Seconds between two looks at the log and the files; and between two tries while nothing can be
-#: delivered, at first and at most.
-LOOK, FIRST_PAUSE, LONGEST_PAUSE = 1.0, 1.0, 60.0
+#: Seconds between two looks at the log and the files, each of which costs runs on the same machine
+#: some processor time; and between two tries while nothing can be delivered, at first and at most.
+LOOK, FIRST_PAUSE, LONGEST_PAUSE = 5.0, 1.0, 60.0
 #: Seconds that a server is left alone at most, however many it asks for.
 LONGEST_ASKED = 600.0
 #: Seconds between two words of that somebody with these declarations is there.
