@@ -59,11 +59,12 @@ class Files:
 
     def deliver(self, name: str, proposals: Sequence[Proposal]) -> dict[int, str]:
         """Write the file whole, or leave it as it was. Files refuse nothing."""
-        path = events_folder(self._settings) / f"{name}.json"
-        if name == DECLARATIONS:
-            path = metadata_file(self._settings)
-        if proposals:
-            write(path, map(as_record, proposals))
+        records = map(as_record, proposals)
+        if proposals and name == DECLARATIONS:
+            write(metadata_file(self._settings), records)
+        elif proposals:
+            # Events of another log, as of another database, can have the same numbers.
+            write(events_folder(self._settings) / f"{name}.json", records, keep=True)
         return {}
 
     def close(self) -> None: ...

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,20 +57,44 @@ def as_proposal(record: Mapping[str, Any]) -> Proposal:
     )
 
 
-def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write the file, which is there whole or as it was before."""
+def write(path: Path, records: Iterable[Mapping[str, Any]], *, keep: bool = False) -> None:
+    """Write the file, which is there whole or as it was before.
+
+    With `keep`, a file that has other records than these stays, under a name that sorts before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    lines = list(map(orjson.dumps, records))
     try:
         with beside.open("wb") as file:
             file.write(b"[\n")
-            file.write(b",\n".join(map(orjson.dumps, records)))
+            file.write(b",\n".join(lines))
             file.write(b"\n]\n")
             file.flush()
             os.fsync(file.fileno())
+        if keep and _has_others(path, lines):
+            _set_aside(path)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _has_others(path: Path, lines: Sequence[bytes]) -> bool:
+    try:
+        there = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return False
+    return not {line.removesuffix(b",") for line in there} <= {b"[", b"]", *lines}
+
+
+def _set_aside(path: Path) -> None:
+    for number in count(1):
+        try:
+            # Nobody else's name is taken, and the old one goes when the new file takes its place.
+            os.link(path, path.with_name(f"{path.stem}-{number:03d}{path.suffix}"))
+        except FileExistsError:
+            continue
+        return
 
 
 def read(path: Path) -> list[Any]:

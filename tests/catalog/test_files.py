@@ -47,6 +47,23 @@ def test_a_file_is_an_array_with_a_record_a_line(path: Path) -> None:
     assert list(faults(path)) == []
 
 
+def test_what_else_a_file_holds_can_be_kept_and_is_read_before_it(path: Path) -> None:
+    first, second, third, *_ = told()
+    write(path, [first])
+    # The same again, and more.
+    write(path, [first, second], keep=True)
+    assert [each.name for each in path.parent.iterdir()] == ["metadata.json"]
+    write(path, [third], keep=True)
+    write(path, [second], keep=True)
+    files = sorted(path.parent.iterdir())
+    assert [each.name for each in files] == [
+        "metadata-001.json",
+        "metadata-002.json",
+        "metadata.json",
+    ]
+    assert [read(each) for each in files] == [[first, second], [third], [second]]
+
+
 def test_a_file_of_nothing_is_one(path: Path) -> None:
     write(path, ())
     assert read(path) == list(faults(path)) == []
