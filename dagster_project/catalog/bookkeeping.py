@@ -6,9 +6,8 @@ never of another log. Who delivers holds a lock; who does not may only look.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,56 +16,17 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dagster_project.catalog import tables
+from dagster_project.catalog.books_lock import connected, is_wanted, take
+from dagster_project.catalog.dead_letters import DeadLetter, Record, Refused, keep, waiting
 from dagster_project.catalog.said_once import is_said_once
-from dagster_project.failures import BusyError, CatalogError, TransientCatalogError
-from dagster_project.warehouse.connection import CONNECT_TIMEOUT, masked, place
-from dagster_project.warehouse.migrations import LOCK
 
 if TYPE_CHECKING:
     import psycopg
 
-Record = Mapping[str, Any]
-
-_WAITING = (
-    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
-    "AND classid = %s AND objid = %s::bigint::oid AND objsubid = 2 "
-    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
-)
-#: How each side finds out that the other one is gone without a word: within a minute.
-_KEPT_ALIVE: dict[str, Any] = {
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-}
 #: Seconds for which newer declarations hold after who has them was last seen.
 NEWER_HOLDS = 900.0
 #: Seconds that a command waits until who delivers all the time gives way, which is between batches.
 GIVES_WAY = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What a destination did not take, or what could not be told it."""
-
-    #: The storage id of the event that it tells of; None if it is of the declarations.
-    event_id: int | None
-    reason: str
-    #: None if the event could not be told at all.
-    record: Record | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """What was refused, and waits to be told again."""
-
-    id: int
-    #: The storage id of the event that it tells of; None if it is of the declarations.
-    event_id: int | None
-    entity: str
-    aspect: str
-    reason: str
-    record: Record | None
-    refused_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +59,7 @@ class Books:
     @property
     def are_wanted(self) -> bool:
         """Whether somebody waits for them: who has them open all the time gives way."""
-        # What is locked is shown without a sign.
-        lock = _lock(self.destination) & 0xFFFFFFFF
-        row = self._connection.execute(_WAITING, (LOCK, lock)).fetchone()
-        return bool(row and row[0])
+        return is_wanted(self._connection, self.destination)
 
     @property
     def event_id(self) -> int:
@@ -164,7 +121,7 @@ class Books:
     ) -> None:
         """Events up to this one, which has this mark, were told, but for those refused."""
         with self._connection.transaction():
-            self._keep(refused)
+            keep(self._connection, self.destination, refused)
             self._connection.execute(
                 "UPDATE mesh.catalog_destinations SET event_id = %(up_to)s, event_mark = %(mark)s, "
                 "reached = greatest(reached, %(up_to)s) "
@@ -191,7 +148,7 @@ class Books:
                 "DELETE FROM mesh.catalog_dead_letters WHERE destination = %s AND event_id IS NULL",
                 (self.destination,),
             )
-            self._keep(refused)
+            keep(self._connection, self.destination, refused)
             self._connection.execute(
                 "UPDATE mesh.catalog_destinations SET declared = %(digest)s, "
                 "declarations = %(records)s, told_at = now(), failing_since = NULL, "
@@ -253,7 +210,7 @@ class Books:
             self._connection.execute(
                 "DELETE FROM mesh.catalog_dead_letters WHERE id = %s", (letter.id,)
             )
-            self._keep(refused)
+            keep(self._connection, self.destination, refused)
 
     def refused(self) -> tuple[int, str] | None:
         """How many dead letters wait, and why the last one was refused; None if there is none."""
@@ -273,34 +230,13 @@ class Books:
 
     def dead_letters(self) -> list[DeadLetter]:
         """All that wait, in the order in which they were refused."""
-        return _dead_letters(self._connection, self.destination)
+        return waiting(self._connection, self.destination)
 
     def _of_destination(self, column: str) -> Any:
         statement = f"SELECT {column} FROM mesh.catalog_destinations WHERE destination = %s"
         row = self._connection.execute(statement, (self.destination,)).fetchone()
         assert row
         return row[0]
-
-    def _keep(self, refused: Iterable[Refused]) -> None:
-        for each in refused:
-            record = orjson.dumps(each.record, option=orjson.OPT_SORT_KEYS)
-            self._connection.execute(
-                "INSERT INTO mesh.catalog_dead_letters "
-                "(destination, event_id, entity, aspect, reason, record, digest) "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (destination, digest) "
-                "DO UPDATE SET reason = excluded.reason, refused_at = excluded.refused_at",
-                (
-                    *(self.destination, each.event_id),
-                    # PostgreSQL has no NUL in a text, nor in JSON.
-                    *(
-                        (each.record or {}).get(name, "").replace("\x00", "")
-                        for name in ("entityUrn", "aspectName")
-                    ),
-                    each.reason.replace("\x00", ""),
-                    record.decode().replace("\\u0000", "") if each.record else None,
-                    hashlib.sha256(b"%d " % (each.event_id or 0) + record).hexdigest(),
-                ),
-            )
 
 
 @contextmanager
@@ -313,8 +249,8 @@ def books_of(
     delivers and does not give way within `patience` in seconds, TransientCatalogError if the
     database is away.
     """
-    with _connect(url) as connection:
-        _take(connection, destination, patience)
+    with connected(url) as connection:
+        take(connection, destination, patience)
         with connection.transaction():
             tables.BOOKS.prepare(connection)
         if former is not None:
@@ -324,7 +260,7 @@ def books_of(
 
 def seen(url: str, destination: str, digest: str) -> None:
     """Somebody who has the declarations of this digest is there, whether he delivers or not."""
-    with _connect(url) as connection:
+    with connected(url) as connection:
         if tables.are_there(connection):
             with connection.transaction():
                 tables.BOOKS.prepare(connection)
@@ -337,7 +273,7 @@ def seen(url: str, destination: str, digest: str) -> None:
 
 def read_progress(url: str) -> list[Progress]:
     """How far every destination has been told; none if nobody has delivered anything."""
-    with _connect(url) as connection:
+    with connected(url) as connection:
         if not tables.are_there(connection):
             return []
         rows = connection.execute(
@@ -351,12 +287,6 @@ def read_progress(url: str) -> list[Progress]:
     return [Progress(*row) for row in rows]
 
 
-def read_dead_letters(url: str, destination: str) -> list[DeadLetter]:
-    """What the destination refused, in the order in which it did."""
-    with _connect(url) as connection:
-        return _dead_letters(connection, destination) if tables.are_there(connection) else []
-
-
 def to_keep(records: Collection[Record]) -> list[Record]:
     """Those of the declarations that are taken back once they are gone, or told only once."""
     return [
@@ -368,33 +298,6 @@ def to_keep(records: Collection[Record]) -> list[Record]:
     ]
 
 
-def _lock(destination: str) -> int:
-    return int.from_bytes(hashlib.sha256(destination.encode()).digest()[:4], signed=True)
-
-
-def _take(connection: psycopg.Connection[Any], destination: str, patience: float) -> None:
-    """Take the lock of a destination, until the connection is closed. Raises BusyError."""
-    import psycopg
-
-    key = (LOCK, _lock(destination))
-    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone()
-    if row and row[0]:
-        return
-    try:
-        if patience:
-            with connection.transaction():
-                milliseconds = str(round(patience * 1000))
-                connection.execute("SELECT set_config('lock_timeout', %s, true)", (milliseconds,))
-                connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
-            return
-    except psycopg.errors.LockNotAvailable:
-        pass
-    raise BusyError(
-        f"another process delivers to {destination}, as `mesh ui` does: what happens is told by "
-        "that one"
-    )
-
-
 def _rename(connection: psycopg.Connection[Any], former: str, now: str) -> None:
     """Let the destination go on from where it was when it was called otherwise."""
     known = connection.execute(
@@ -404,7 +307,7 @@ def _rename(connection: psycopg.Connection[Any], former: str, now: str) -> None:
     if known != [(former,)]:
         return
     # A process of before that delivers to it would find nothing.
-    _take(connection, former, 0)
+    take(connection, former, 0)
     with connection.transaction():
         for table in ("catalog_destinations", "catalog_dead_letters"):
             statement = f"UPDATE mesh.{table} SET destination = %s WHERE destination = %s"
@@ -413,36 +316,3 @@ def _rename(connection: psycopg.Connection[Any], former: str, now: str) -> None:
 
 def _packed(records: Iterable[Record]) -> bytes:
     return zlib.compress(orjson.dumps(list(records)))
-
-
-def _dead_letters(connection: psycopg.Connection[Any], destination: str) -> list[DeadLetter]:
-    rows = connection.execute(
-        "SELECT id, event_id, entity, aspect, reason, record, refused_at "
-        "FROM mesh.catalog_dead_letters WHERE destination = %s ORDER BY id",
-        (destination,),
-    ).fetchall()
-    return [DeadLetter(*row) for row in rows]
-
-
-@contextmanager
-def _connect(url: str) -> Iterator[psycopg.Connection[Any]]:
-    import psycopg
-
-    try:
-        with psycopg.connect(
-            url, connect_timeout=CONNECT_TIMEOUT, autocommit=True, **_KEPT_ALIVE
-        ) as connection:
-            # A lock is not to outlive a machine that is gone by hours.
-            for name, value in _KEPT_ALIVE.items():
-                connection.execute("SELECT set_config(%s, %s, false)", (f"tcp_{name}", str(value)))
-            yield connection
-    except psycopg.OperationalError as error:
-        raise TransientCatalogError(
-            f"the catalog's books at {place(url)}, beside Dagster's event log: the database does "
-            f"not answer. Look whether it runs (`mesh status`). ({masked(str(error)).strip()})"
-        ) from None
-    except psycopg.Error as error:
-        raise CatalogError(
-            f"the catalog's books at {place(url)}, beside Dagster's event log: the database "
-            f"refused: {masked(str(error)).strip()}"
-        ) from None

@@ -21,7 +21,8 @@ from dagster_project.failures import (
 from dagster_project.settings import get_settings
 
 if TYPE_CHECKING:
-    from dagster_project.catalog.bookkeeping import Books, DeadLetter
+    from dagster_project.catalog.bookkeeping import Books
+    from dagster_project.catalog.dead_letters import DeadLetter
     from dagster_project.orchestration.delivery import Deliverer
 
 #: Seconds between two words of how far a long delivery is.
@@ -126,7 +127,7 @@ def dead_letters() -> None:
     """List what the catalog refused, with why."""
     from rich.table import Table
 
-    from dagster_project.catalog.bookkeeping import read_dead_letters
+    from dagster_project.catalog.dead_letters import read_dead_letters
     from dagster_project.catalog.destination import destination_of
     from dagster_project.cli.services import services
     from dagster_project.cli.status import console

@@ -15,13 +15,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_project.catalog.bookkeeping import (
-    NEWER_HOLDS,
-    Books,
-    DeadLetter,
-    Refused,
-    to_keep,
-)
+from dagster_project.catalog.bookkeeping import NEWER_HOLDS, Books, to_keep
+from dagster_project.catalog.dead_letters import DeadLetter, Refused
 from dagster_project.catalog.destination import DECLARATIONS, Destination
 from dagster_project.catalog.events import RunTold
 from dagster_project.catalog.files import as_proposal, as_record

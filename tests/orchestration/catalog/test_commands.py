@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dagster_project.catalog import metadata
-from dagster_project.catalog.bookkeeping import read_dead_letters
+from dagster_project.catalog.dead_letters import read_dead_letters
 from dagster_project.cli.app import app
 from dagster_project.failures import MeshError
 from dagster_project.orchestration import delivery

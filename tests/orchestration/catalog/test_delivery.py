@@ -18,7 +18,8 @@ import pytest
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 
 from dagster_project.catalog import metadata
-from dagster_project.catalog.bookkeeping import read_dead_letters, read_progress
+from dagster_project.catalog.bookkeeping import read_progress
+from dagster_project.catalog.dead_letters import read_dead_letters
 from dagster_project.catalog.destination import destination_of
 from dagster_project.catalog.files import events_folder, metadata_file, read
 from dagster_project.domain import read_domain

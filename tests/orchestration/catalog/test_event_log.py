@@ -10,7 +10,8 @@ import dagster as dg
 import psycopg
 import pytest
 
-from dagster_project.catalog.bookkeeping import read_dead_letters, read_progress
+from dagster_project.catalog.bookkeeping import read_progress
+from dagster_project.catalog.dead_letters import read_dead_letters
 from dagster_project.catalog.destination import destination_of
 from dagster_project.failures import TransientCatalogError
 from dagster_project.orchestration import event_log, told

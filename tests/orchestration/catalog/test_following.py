@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from dagster_project.catalog import metadata
-from dagster_project.catalog.bookkeeping import books_of, read_dead_letters, read_progress
+from dagster_project.catalog.bookkeeping import books_of, read_progress
+from dagster_project.catalog.dead_letters import read_dead_letters
 from dagster_project.cli.in_python import in_python
 from dagster_project.failures import DeclarationError
 from dagster_project.orchestration import following, known_assets
